@@ -1,0 +1,46 @@
+"""Typed settings: one class per section, unknown keys are errors. Imports neither torch nor ray nor mlflow."""
+
+from bcls_core.config.base import RUNTIME, Section, content_of
+from bcls_core.config.ingest import DemoIngest, IngestSettings, KarpathyIngest, Split
+from bcls_core.config.label import CiderMeasureSettings, EmbeddingMeasureSettings, LabelSettings, MeasureSettings
+from bcls_core.config.load import load_recipe, load_runtime
+from bcls_core.config.recipe import EvaluateSettings, Recipe, RegistrySettings, RuntimeSettings
+from bcls_core.config.student import (
+    ConfiguredImageTower,
+    ConfiguredTextTower,
+    CustomStudent,
+    PretrainedTower,
+    StudentSettings,
+    TwoTowerStudent,
+)
+from bcls_core.config.train import KendallTerm, ObjectiveTerm, TrainSettings, TripletTerm
+
+__all__ = [
+    "RUNTIME",
+    "CiderMeasureSettings",
+    "ConfiguredImageTower",
+    "ConfiguredTextTower",
+    "CustomStudent",
+    "DemoIngest",
+    "EmbeddingMeasureSettings",
+    "EvaluateSettings",
+    "IngestSettings",
+    "KarpathyIngest",
+    "KendallTerm",
+    "LabelSettings",
+    "MeasureSettings",
+    "ObjectiveTerm",
+    "PretrainedTower",
+    "Recipe",
+    "RegistrySettings",
+    "RuntimeSettings",
+    "Section",
+    "Split",
+    "StudentSettings",
+    "TrainSettings",
+    "TripletTerm",
+    "TwoTowerStudent",
+    "content_of",
+    "load_recipe",
+    "load_runtime",
+]

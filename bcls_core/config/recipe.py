@@ -1,0 +1,55 @@
+"""A recipe: one complete, readable description of a corpus, its labels, a training and its evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, SecretStr, StringConstraints, model_validator
+
+from bcls_core.config.base import RUNTIME, Section
+from bcls_core.config.ingest import IngestSettings, Split
+from bcls_core.config.label import LabelSettings
+from bcls_core.config.train import KendallTerm, TrainSettings
+
+
+class EvaluateSettings(Section):
+    split: Split = "test"
+
+
+class RegistrySettings(Section):
+    model: str | None = Field(default=None, description="registered model name; the recipe's name if unset")
+    alias: str = "champion"
+    max_drop: float = Field(default=0.0, ge=0.0, description="points of val rsum the alias may lose when it moves")
+
+
+class RuntimeSettings(Section):
+    """How the work is done; nothing here changes a result's fingerprint."""
+
+    root: str = Field(default="./bcls-data", description="folder or fsspec URL of all artefacts")
+    backend: Literal["ray", "local"] = "ray"
+    workers: PositiveInt = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    shard_images: PositiveInt = 512
+    mlflow_uri: str | None = Field(default=None, description="tracking server; <root>/mlflow.db if unset")
+    mlflow_username: str | None = None
+    mlflow_password: SecretStr | None = None
+
+
+class Recipe(Section):
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    ingest: IngestSettings
+    label: LabelSettings
+    train: TrainSettings
+    evaluate: EvaluateSettings = EvaluateSettings()
+    registry: RegistrySettings = RegistrySettings()
+    runtime: Annotated[RuntimeSettings, RUNTIME] = RuntimeSettings()
+
+    @model_validator(mode="after")
+    def _terms_read_measures_that_exist(self) -> Recipe:
+        for index, term in enumerate(self.train.objective):
+            if isinstance(term, KendallTerm) and term.relevance not in self.label.measures:
+                known = ", ".join(self.label.measures)
+                raise ValueError(
+                    f"train.objective[{index}].relevance names {term.relevance!r}, label.measures has {known}"
+                )
+        return self

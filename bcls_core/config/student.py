@@ -1,0 +1,83 @@
+"""Which student is trained, and from what its towers are made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, PositiveInt, StringConstraints, Tag, field_validator
+
+from bcls_core.config.base import RUNTIME, Section
+
+
+class PretrainedTower(Section):
+    """A `transformers` or sentence-transformers model with its weights."""
+
+    model: Annotated[str, RUNTIME] = Field(
+        description="hub name, folder, or package:NAME for a model carried in an installed package"
+    )
+    revision: Annotated[str | None, RUNTIME] = None
+    trained: bool = False
+    pooling: Literal["auto", "mean", "cls", "pooler"] = "auto"
+
+
+class ConfiguredTower(Section):
+    """A `transformers` model with random weights, from its configuration; always trained."""
+
+    config: dict[str, Any] = Field(description="model_type and whatever that configuration class takes")
+    pooling: Literal["auto", "mean", "cls", "pooler"] = "auto"
+
+    @field_validator("config")
+    @classmethod
+    def _names_its_type(cls, config: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(config.get("model_type"), str):
+            raise ValueError("needs model_type, for instance {model_type: resnet}")
+        return config
+
+
+class ConfiguredImageTower(ConfiguredTower):
+    size: PositiveInt = Field(default=64, description="side of the square input, pixels")
+
+
+class ConfiguredTextTower(ConfiguredTower):
+    """Its tokenizer is built from the corpus's training captions."""
+
+    vocabulary: PositiveInt = Field(default=4096, description="most words the tokenizer keeps")
+    max_tokens: PositiveInt = 48
+
+
+def _tower_kind(value: Any) -> str:
+    """Told apart by their keys, so that an error speaks of one kind of tower and not of both."""
+    keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "configured" if "config" in keys else "pretrained"
+
+
+ImageTowerSettings = Annotated[
+    Annotated[PretrainedTower, Tag("pretrained")] | Annotated[ConfiguredImageTower, Tag("configured")],
+    Discriminator(_tower_kind),
+]
+TextTowerSettings = Annotated[
+    Annotated[PretrainedTower, Tag("pretrained")] | Annotated[ConfiguredTextTower, Tag("configured")],
+    Discriminator(_tower_kind),
+]
+
+
+class TwoTowerStudent(Section):
+    """An image tower and a text tower, each with a projection into one space; the score is the cosine."""
+
+    kind: Literal["two-tower"]
+    image: ImageTowerSettings
+    text: TextTowerSettings
+    dim: PositiveInt = 256
+    projection: Literal["linear", "mlp"] = "linear"
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class CustomStudent(Section):
+    """A user's own model: one class in the user's own file."""
+
+    kind: Literal["custom"]
+    target: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] = Field(description="module.path:ClassName")
+    settings: dict[str, Any] = {}
+
+
+StudentSettings = Annotated[TwoTowerStudent | CustomStudent, Field(discriminator="kind")]

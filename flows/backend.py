@@ -1,0 +1,139 @@
+"""Two ways to run a flow's pieces: a plain loop, and a Ray Data actor pool. Same worker classes, equal results.
+
+A piece is a small dictionary with an id under "piece". A worker turns it into files in a draft and returns a small
+record; the record is marked done in the draft by the process that did the work, so a killed driver loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from bcls_core.store import Draft
+from flows.progress import progress_bar
+
+Piece = dict[str, Any]
+Record = dict[str, Any]
+WorkerClass = Callable[..., Callable[[Piece], Record]]
+
+log = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """Runs a worker class over pieces."""
+
+    name: str
+
+    def run(
+        self, worker: WorkerClass, arguments: dict[str, Any], pieces: list[Piece], *, draft: Draft | None, what: str
+    ) -> list[Record]:
+        """Records in the order of `pieces`; pieces already marked in `draft` are not run again."""
+
+
+class _Runner:
+    """A worker plus what every piece needs around it: timing, origin, and the done mark."""
+
+    def __init__(self, worker: WorkerClass, arguments: dict[str, Any], draft: Draft | None) -> None:
+        self._work = worker(**arguments)
+        self._draft = draft
+
+    def __call__(self, piece: Piece) -> Record:
+        started = time.perf_counter()
+        result = self._work(piece)
+        origin = {"seconds": round(time.perf_counter() - started, 4), "pid": os.getpid(), "node": platform.node()}
+        record = {"piece": piece["piece"], "result": result, "origin": origin}
+        if self._draft is not None:
+            self._draft.mark(piece["piece"], record)
+        return record
+
+
+class _RayRunner(_Runner):
+    """The same over Ray Data batches of one row; pieces travel as JSON, so their types survive the trip."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        return {"record": [json.dumps(super(_RayRunner, self).__call__(json.loads(text))) for text in batch["piece"]]}
+
+
+class LocalBackend:
+    """Runs pieces one after the other in this process."""
+
+    name = "local"
+
+    def run(
+        self, worker: WorkerClass, arguments: dict[str, Any], pieces: list[Piece], *, draft: Draft | None, what: str
+    ) -> list[Record]:
+        done, missing = _split_done(pieces, draft)
+        if missing:
+            runner = _Runner(worker, arguments, draft)
+            _collect(done, map(runner, missing), pieces, what)
+        return [done[piece["piece"]] for piece in pieces]
+
+
+class RayBackend:
+    """Runs pieces in a pool of Ray actors."""
+
+    name = "ray"
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+
+    def run(
+        self, worker: WorkerClass, arguments: dict[str, Any], pieces: list[Piece], *, draft: Draft | None, what: str
+    ) -> list[Record]:
+        done, missing = _split_done(pieces, draft)
+        if missing:
+            _collect(done, self._stream(worker, arguments, missing, draft), pieces, what)
+        return [done[piece["piece"]] for piece in pieces]
+
+    def _stream(
+        self, worker: WorkerClass, arguments: dict[str, Any], pieces: list[Piece], draft: Draft | None
+    ) -> Iterator[Record]:
+        import ray
+        from ray.data import ActorPoolStrategy
+
+        from flows.cluster_session import ensure_ray
+
+        ensure_ray()
+        size = min(self._workers, len(pieces))
+        table = ray.data.from_items([{"piece": json.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces))
+        # Half a CPU each: whole ones would leave none for the tasks that feed the actors on a two-core machine.
+        records = table.map_batches(
+            _RayRunner,
+            batch_size=1,
+            compute=ActorPoolStrategy(size=size),
+            num_cpus=0.5,
+            fn_constructor_args=(worker, arguments, draft),
+        )
+        for row in records.iter_rows():
+            yield json.loads(row["record"])
+
+
+def origins(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Who did which piece and how long it took, for the sidecar."""
+    return [{"piece": record["piece"], **record["origin"]} for record in records]
+
+
+def results(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """What the pieces returned, in order."""
+    return [record["result"] for record in records]
+
+
+def _split_done(pieces: list[Piece], draft: Draft | None) -> tuple[dict[str, Record], list[Piece]]:
+    names = {piece["piece"] for piece in pieces}
+    marks = draft.marks() if draft is not None else {}
+    done = {name: record for name, record in marks.items() if name in names}
+    if done:
+        log.info("%d of %d pieces were done before", len(done), len(pieces))
+    return done, [piece for piece in pieces if piece["piece"] not in done]
+
+
+def _collect(done: dict[str, Record], records: Iterable[Record], pieces: list[Piece], what: str) -> None:
+    with progress_bar(what, total=len(pieces), completed=len(done)) as advance:
+        for record in records:
+            done[record["piece"]] = record
+            advance(1)

@@ -1,0 +1,245 @@
+"""`bcls FLOW …`: options in, exit code out. Nothing heavy is imported before a recipe has been checked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bcls_core.config import Recipe, RuntimeSettings, load_recipe, load_runtime
+from bcls_core.errors import BclsError, ConfigError
+from flows import preflight, recipes
+from flows.context import Context, absolute_root
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+app = typer.Typer(
+    name="bcls",
+    help="Graded supervision for image-text retrieval, at cluster scale.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+artifacts_app = typer.Typer(help="Versions of corpora, label sets and trainings.", no_args_is_help=True)
+app.add_typer(artifacts_app, name="artifacts")
+
+ConfigOption = Annotated[str, typer.Option("-c", "--config", help="Recipe: a YAML file or a shipped name.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
+RootOption = Annotated[str | None, typer.Option("--root", envvar="BCLS_ROOT", help="Folder or URL of all artefacts.")]
+LocalOption = Annotated[bool, typer.Option("--local", help="Run the inner work in this process, without Ray.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+CorpusOption = Annotated[
+    str | None, typer.Option("--corpus", help="Corpus version; the newest of the recipe if unset.")
+]
+LabelsOption = Annotated[
+    str | None, typer.Option("--labels", help="Label set version; the newest of the recipe if unset.")
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="models:/NAME@alias, models:/NAME/VERSION or a training version.")
+]
+
+
+def _recipe(
+    config: str, overrides: list[str] | None, root: str | None, *, local: bool, extra: Sequence[str] = ()
+) -> tuple[Recipe, Context]:
+    recipe = load_recipe(recipes.find(config), [*(overrides or []), *extra])
+    return recipe, _context(recipe.name, recipe.runtime, root, local=local)
+
+
+def _context(name: str, runtime: RuntimeSettings, root: str | None, *, local: bool = False) -> Context:
+    if local:
+        runtime = runtime.model_copy(update={"backend": "local"})
+    return Context(name, runtime, absolute_root(root or runtime.root))
+
+
+@app.command()
+def demo(
+    overrides: SetOption = None, root: RootOption = None, local: LocalOption = False, as_json: JsonOption = False
+) -> None:
+    """Everything, on drawn scenes: the same as `run -c demo`."""
+    run("demo", overrides, root, local, as_json)
+
+
+@app.command()
+def run(
+    config: ConfigOption,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ingest, label, train, evaluate and register."""
+    recipe, context = _recipe(config, overrides, root, local=local)
+    preflight.check_ingest(recipe)
+    preflight.check_models(recipe, label=True, train=True)
+    from flows import run as flow
+
+    _show(flow.run(context, recipe), as_json)
+
+
+@app.command()
+def ingest(
+    config: ConfigOption,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+    features: Annotated[Path | None, typer.Option(help="Image features (.npz) instead of an image folder.")] = None,
+) -> None:
+    """Raw annotations and images to a validated, versioned corpus."""
+    extra = [f"ingest.features={features}", "ingest.images=null"] if features else []
+    recipe, context = _recipe(config, overrides, root, local=local, extra=extra)
+    preflight.check_ingest(recipe)
+    from flows import ingest as flow
+
+    _show(flow.run(context, recipe), as_json)
+
+
+@app.command()
+def label(
+    config: ConfigOption,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+    corpus: CorpusOption = None,
+) -> None:
+    """Caption representations, neighbours and gap quantiles of a corpus."""
+    recipe, context = _recipe(config, overrides, root, local=local)
+    preflight.check_models(recipe, label=True, train=False)
+    from flows import label as flow
+
+    _show(flow.run(context, recipe, corpus=corpus), as_json)
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+    corpus: CorpusOption = None,
+    labels: LabelsOption = None,
+) -> None:
+    """Train the recipe's student with its objective."""
+    recipe, context = _recipe(config, overrides, root, local=local)
+    preflight.check_models(recipe, label=False, train=True)
+    from flows import train as flow
+
+    _show(flow.run(context, recipe, corpus=corpus, labels=labels), as_json)
+
+
+@app.command()
+def evaluate(
+    model: ModelOption,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    overrides: SetOption = None,
+    root: RootOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Retrieval metrics of a trained model on a split of the corpus it was trained on."""
+    from flows import evaluate as flow
+
+    context = _context("evaluate", load_runtime(overrides or []), root, local=local)
+    _show(flow.run(context, model, split=split), as_json)
+
+
+@app.command()
+def search(
+    model: ModelOption,
+    corpus: Annotated[str, typer.Option(help="Corpus version, a unique prefix of one, or `current`.")] = "current",
+    text: Annotated[str | None, typer.Option(help="Query text.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Query image file.")] = None,
+    to: Annotated[str | None, typer.Option(help="images or captions; the other side of the query if unset.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many results.")] = 10,
+    split: Annotated[str, typer.Option(help="Split to search, or `all`.")] = "test",
+    html: Annotated[Path | None, typer.Option(help="Also write a self-contained page with thumbnails.")] = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find images or captions for a text or an image: all four directions."""
+    if (text is None) == (image is None):
+        raise ConfigError("search takes exactly one of --text and --image.")
+    if to not in (None, "images", "captions"):
+        raise ConfigError(f"--to {to}: expected images or captions.")
+    if image is not None and not image.is_file():
+        raise ConfigError(f"--image {image}: no such file.")
+    from flows import search as flow
+
+    query = flow.Query(
+        text=text, image=image, to=to or ("images" if image is None else "captions"), top=top, split=split
+    )
+    context = _context("search", load_runtime(), root)
+    _show(flow.run(context, query, model=model, corpus=corpus, html=html), as_json)
+
+
+@artifacts_app.command("list")
+def artifacts_list(
+    kind: Annotated[str | None, typer.Argument(help="corpus, labels or training.")] = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every published version."""
+    _artifacts("list_versions", root, as_json, kind)
+
+
+@artifacts_app.command("show")
+def artifacts_show(kind: str, version: str = "current", root: RootOption = None, as_json: JsonOption = False) -> None:
+    """One version: tables, rows, parents, statistics, gates."""
+    _artifacts("show", root, as_json, kind, version)
+
+
+@artifacts_app.command("verify")
+def artifacts_verify(kind: str, version: str = "current", root: RootOption = None, as_json: JsonOption = False) -> None:
+    """Hash every file again and compare with the manifest."""
+    _artifacts("verify", root, as_json, kind, version)
+
+
+@artifacts_app.command("rollback")
+def artifacts_rollback(kind: str, version: str, root: RootOption = None, as_json: JsonOption = False) -> None:
+    """Make an older version current, by publishing it again."""
+    _artifacts("rollback", root, as_json, kind, version)
+
+
+def _artifacts(command: str, root: str | None, as_json: bool, *arguments: Any) -> None:
+    from flows import artifacts as flow
+
+    _show(getattr(flow, command)(_context("artifacts", load_runtime(), root).root, *arguments), as_json)
+
+
+def _show(result: Any, as_json: bool) -> None:
+    """Every flow's result knows how it is shown: `as_dict()` for programs, `as_text()` for people."""
+    typer.echo(json.dumps(result.as_dict(), indent=2, sort_keys=True) if as_json else result.as_text())
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    raise SystemExit(128 + number)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `bcls` and of `python -m flows.FLOW`."""
+    logging.basicConfig(
+        level=os.environ.get("BCLS_LOG", "WARNING"), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        app(arguments, standalone_mode=True)
+    except BclsError as error:
+        typer.echo(f"{type(error).__name__.removesuffix('Error')} error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

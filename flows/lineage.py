@@ -1,0 +1,56 @@
+"""Which published versions belong to a recipe: the newest ones made from the same settings and inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from bcls_core.config import KarpathyIngest, Recipe, content_of
+from bcls_core.errors import UnknownArtifactError
+from bcls_core.store import Artifact
+from flows import determinants
+from flows.context import Context
+from flows.produce import version_of
+
+
+def find_corpus(context: Context, recipe: Recipe, version: str | None) -> Artifact:
+    """The corpus named by `version`, else the newest made from the recipe's ingest section."""
+    if version is not None:
+        return context.store.resolve("corpus", version)
+    wanted = content_of(recipe.ingest)
+    annotations = _annotations_digest(recipe)
+
+    def belongs(fingerprint: dict[str, Any]) -> bool:
+        return fingerprint["settings"] == wanted and annotations in (None, fingerprint["inputs"].get("annotations"))
+
+    return _newest(context, "corpus", belongs, f"bcls ingest -c {recipe.name}")
+
+
+def find_labels(context: Context, recipe: Recipe, corpus: Artifact, version: str | None) -> Artifact:
+    """The label set named by `version`, else the one that the recipe's label section makes of this corpus."""
+    wanted = version or version_of(determinants.of_labels(recipe.label, corpus))
+    found = context.store.find("labels", wanted) if version is None else context.store.resolve("labels", version)
+    if found is None:
+        raise UnknownArtifactError(_missing(context, "label set", f"bcls label -c {recipe.name}"))
+    return found
+
+
+def _newest(context: Context, kind: str, belongs: Callable[[dict[str, Any]], bool], command: str) -> Artifact:
+    for info in context.store.list(kind):
+        artifact = context.store.resolve(kind, info.version)
+        if belongs(artifact.manifest.fingerprint):
+            return artifact
+    raise UnknownArtifactError(_missing(context, kind, command))
+
+
+def _missing(context: Context, what: str, command: str) -> str:
+    return f"{context.root}: holds no {what} made from this recipe. Make it first: {command} --root {context.root}"
+
+
+def _annotations_digest(recipe: Recipe) -> str | None:
+    """Tells two datasets with the same settings apart; None where the raw annotations are not on this machine."""
+    if not isinstance(recipe.ingest, KarpathyIngest) or not recipe.ingest.annotations.is_file():
+        return None
+    with recipe.ingest.annotations.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

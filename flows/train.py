@@ -1,0 +1,134 @@
+"""`bcls train`: a corpus and its labels to a trained student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bcls_core.config import Recipe, content_of
+from bcls_core.store import Artifact, Draft
+from bcls_core.training import BuildInitialStudent, EncodeFrozenShard, TrainingJob, read_history, training_shards
+from flows import determinants, lineage
+from flows.backend import origins, results
+from flows.context import Context
+from flows.fit import fit
+from flows.produce import Produced, produce, version_of
+from flows.result import Grid, Result
+from flows.tracking import Job
+
+_SHOWN = ("rsum", "i2t/r1", "i2t/r10", "t2i/r1", "t2i/r10")
+
+
+def run(context: Context, recipe: Recipe, *, corpus: str | None = None, labels: str | None = None) -> Result:
+    """Trains the recipe's student, unless the same training is published already."""
+    corpus_found = lineage.find_corpus(context, recipe, corpus)
+    labels_found = lineage.find_labels(context, recipe, corpus_found, labels)
+    return report(train(context, recipe, corpus_found, labels_found)[0])
+
+
+def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) -> tuple[Produced, Job]:
+    """The published training and its MLflow run."""
+    determined = determinants.of_training(recipe.train, corpus, labels)
+    job = context.tracker.job("train", version_of(determined))
+    with job:
+        produced = produce(
+            context,
+            "training",
+            determined,
+            lambda draft: _compute(context, recipe, corpus, labels, determined, draft, job),
+        )
+        if not job.is_finished:
+            _record(job, recipe, produced.artifact, corpus, labels)
+    return produced, job
+
+
+def _compute(
+    context: Context,
+    recipe: Recipe,
+    corpus: Artifact,
+    labels: Artifact,
+    determined: dict[str, Any],
+    draft: Draft,
+    job: Job,
+) -> Artifact:
+    root, settings = context.root, recipe.train
+    build = {
+        "root": root,
+        "corpus": corpus.version,
+        "training": draft.version,
+        "settings": settings.model_dump(mode="json"),
+    }
+    built = context.backend.run(
+        BuildInitialStudent, build, [{"piece": "initial-student"}], draft=draft, what="building the student"
+    )
+    facts = results(built)[0]
+    encoded = []
+    if facts["image_tower_frozen"] or facts["caption_tower_frozen"]:
+        encode = {"root": root, "corpus": corpus.version, "training": draft.version, "device": context.device}
+        encoded = context.backend.run(
+            EncodeFrozenShard, encode, training_shards(corpus), draft=draft, what="encoding with frozen towers"
+        )
+    training_job = TrainingJob(
+        root=root,
+        corpus=corpus.version,
+        labels=labels.version,
+        training=draft.version,
+        settings=settings,
+        measure=next(iter(recipe.label.measures)),
+        device=context.device,
+    )
+    fit(context, training_job, job)
+    return draft.commit(
+        fingerprint=determined,
+        schema="training/1",
+        parents={"corpus": corpus.version, "labels": labels.version},
+        statistics={"recipe": recipe.name, **facts},
+        sidecar={"mlflow_run": job.run_id, "pieces": origins([*built, *encoded])},
+    )
+
+
+def _record(job: Job, recipe: Recipe, training: Artifact, corpus: Artifact, labels: Artifact) -> None:
+    """Everything of the finished training that the run does not hold yet; derived from the artefact alone."""
+    from bcls_core.report.figures import training_curves
+
+    history = read_history(training)
+    job.log_params(content_of(recipe))
+    job.log_inputs([corpus, labels])
+    logged = job.logged_steps("val/rsum")
+    for epoch, metrics in enumerate(history.epochs):
+        if epoch not in logged:
+            job.log_metrics(metrics, step=epoch)
+    job.log_metrics({f"best/{name}": value for name, value in history.best.items() if name.startswith("val/")})
+    job.log_text(recipe.model_dump_json(indent=2), "recipe.json")
+    job.log_figure(training_curves(history), "training.png")
+    job.set_tags({"bcls.version": training.version, "bcls.content_digest": training.content_digest})
+
+
+def report(produced: Produced) -> Result:
+    """The training as the command shows it."""
+    training = produced.artifact
+    history = read_history(training)
+    untrained, best = history.epochs[0], history.best
+    facts = {
+        "version": training.version,
+        "content_digest": training.content_digest,
+        "state": produced.state,
+        "best_epoch": history.best_epoch,
+        "epochs": len(history.epochs) - 1,
+        "metrics": best,
+    }
+    rows = [(name, untrained[f"val/{name}"], best[f"val/{name}"]) for name in _SHOWN]
+    grid = Grid(("validation", "untrained", "best epoch"), rows)
+    return Result(
+        f"training {training.version} ({produced.state})",
+        facts,
+        (grid,),
+        frozenset({"version", "state", "metrics"}),
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    from flows.cli import main
+
+    main(["train", *sys.argv[1:]])

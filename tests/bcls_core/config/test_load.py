@@ -1,0 +1,111 @@
+"""A recipe's layers, and what a wrong one says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bcls_core.config import Recipe, content_of, load_recipe, load_runtime
+from bcls_core.errors import ConfigError
+from flows import recipes
+
+DEMO = recipes.find("demo")
+
+
+def recipe_with(*overrides: str) -> Recipe:
+    return load_recipe(DEMO, overrides)
+
+
+def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recipe_with().train.batch_size == 128
+    monkeypatch.setenv("BCLS__TRAIN__BATCH_SIZE", "64")
+    assert recipe_with().train.batch_size == 64
+    assert recipe_with("train.batch_size=32").train.batch_size == 32
+    assert recipe_with().train.epochs == 8, "what no layer above names stays as the file has it"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epoch=3", "train.epoch: unknown key. Did you mean epochs?"),
+        ("train.student.image.sizes=3", "train.student.image.sizes: unknown key. Did you mean size?"),
+        ("ingest.seed=abc", "ingest.seed: Input should be a valid integer"),
+        ("label.neighbours=0", "label.neighbours: Input should be greater than 0; found 0"),
+        ("train.objective=[{loss: magic}]", "train.objective[0]: Input tag 'magic'"),
+        ("train.objective=[{loss: kendall, relevance: mpnet}]", "names 'mpnet', label.measures has cider"),
+        ("train.objective=[{loss: kendall, relevance: cider, gap: p100}]", "a percentile from p0 to p99"),
+        ("surprise.key=1", "surprise: unknown key"),
+        ("name=Not A Name", "name: String should match pattern"),
+        ("train", "found no SECTION.KEY=VALUE"),
+        ("train.epochs=[", "the value is not YAML"),
+    ],
+)
+def test_a_wrong_setting_is_named(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe_with(override)
+    assert said in str(caught.value)
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(ConfigError, match="2 settings are wrong") as caught:
+        recipe_with("ingest.seed=abc", "label.neighbours=0")
+    assert "ingest.seed" in str(caught.value)
+    assert "label.neighbours" in str(caught.value)
+
+
+def test_a_key_given_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(DEMO.read_text() + "\nname: other\n")
+    with pytest.raises(ConfigError, match="'name' is given twice"):
+        load_recipe(path)
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_recipe(path)
+
+
+def test_variables_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCLS_DATA", "/somewhere")
+    recipe = load_recipe(recipes.find("coco-mini"))
+    assert str(recipe.ingest.images) == "/somewhere/data/coco_mini/images"  # type: ignore[union-attr]
+    monkeypatch.delenv("BCLS_DATA")
+    with pytest.raises(ConfigError, match=r"\$\{BCLS_DATA\} is not set"):
+        load_recipe(recipes.find("coco-mini"))
+
+
+def test_an_unknown_recipe_names_those_shipped() -> None:
+    with pytest.raises(ConfigError, match="there are: coco-mini, demo"):
+        recipes.find("nope")
+
+
+def test_runtime_and_paths_are_not_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCLS_DATA", "/somewhere")
+    here = load_recipe(recipes.find("coco-mini"))
+    monkeypatch.setenv("BCLS_DATA", "/elsewhere")
+    there = load_recipe(recipes.find("coco-mini"), ["runtime.workers=7", "runtime.root=/tmp/x"])
+    assert content_of(here) == content_of(there)
+    assert "/somewhere" not in str(content_of(here))
+    assert content_of(here) != content_of(load_recipe(recipes.find("coco-mini"), ["train.epochs=7"]))
+
+
+def test_a_password_is_never_shown() -> None:
+    runtime = load_runtime(["runtime.mlflow_password=hunter2"])
+    assert "hunter2" not in repr(runtime) + str(runtime) + runtime.model_dump_json()
+    assert runtime.mlflow_password is not None
+    assert runtime.mlflow_password.get_secret_value() == "hunter2"
+
+
+def test_a_wrong_password_type_is_not_echoed() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_runtime(["runtime.mlflow_password={a: hunter2}"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_only_runtime_can_be_set_where_there_is_no_recipe() -> None:
+    assert load_runtime(["runtime.workers=3"]).workers == 3
+    with pytest.raises(ConfigError, match="only runtime settings apply"):
+        load_runtime(["train.epochs=3"])

@@ -1,0 +1,69 @@
+"""The command line before any work is done: exit codes, messages, and what is not imported for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROBE = """
+import sys
+from flows.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    heavy = sorted({"torch", "ray", "mlflow", "transformers", "pyarrow"} & set(sys.modules))
+    print("heavy:", heavy)
+    raise
+"""
+
+
+def bcls(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "-c", "demo", "--set", "train.batchsize=3"], "Did you mean batch_size?"),
+        (["run", "-c", "nope"], "no such file, and no shipped recipe"),
+        (["ingest", "-c", "coco-mini"], "annotations.json does not exist"),
+        (
+            ["label", "-c", "demo", "--set", "label.measures.m={kind: embedding, model: ./nowhere}"],
+            "./nowhere is not a folder",
+        ),
+        (
+            ["train", "-c", "demo", "--set", "train.student.text={model: 'package:no_such_package'}"],
+            "pip install no-such-package",
+        ),
+        (["search", "--model", "models:/demo@champion"], "exactly one of --text and --image"),
+        (["demo", "--root", "relative"], "is relative"),
+    ],
+)
+def test_bad_input_exits_2_with_one_message_and_imports_nothing_heavy(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    inside_a_job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"} if "relative" in arguments else {}
+    done = bcls(
+        *arguments,
+        cwd=tmp_path,
+        BCLS_DATA=str(tmp_path / "absent"),
+        PYTHONPATH=str(Path(__file__).parents[2]),
+        **inside_a_job,
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert "heavy: []" in done.stdout
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
