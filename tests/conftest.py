@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +74,76 @@ def _no_recipe_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("BCLS__") or name == "BCLS_ROOT":
             monkeypatch.delenv(name)
+
+
+REPOSITORY = Path(__file__).parents[1]
+
+# The demo, small enough for tests of what is around it.
+SMALL = (
+    "ingest.train=96",
+    "ingest.val=32",
+    "ingest.test=32",
+    "train.epochs=2",
+    "train.batch_size=32",
+    "runtime.shard_images=32",
+    "train.student.image.config={model_type: convnext, num_stages: 2, patch_size: 8, hidden_sizes: [8, 16], depths: [1, 1]}",
+    "train.student.text.config={model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
+    "intermediate_size: 32}",
+    "train.student.dim=16",
+)
+
+
+class Bcls:
+    """Runs `bcls` commands against one root."""
+
+    def __init__(self, root: Path, cwd: Path, data: Path | None) -> None:
+        self.root = root
+        self.cwd = cwd
+        self.environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "BCLS_LOG": "INFO"}
+        if data is not None:
+            self.environment["BCLS_DATA"] = str(data)
+
+    def command(self, *arguments: str, settings: tuple[str, ...] = ()) -> list[str]:
+        overrides = [part for setting in settings for part in ("--set", setting)]
+        return [sys.executable, "-m", "flows.cli", *arguments, *overrides, "--root", str(self.root)]
+
+    def start(self, *arguments: str, settings: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments, settings=settings),
+            cwd=self.cwd,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *arguments: str, settings: tuple[str, ...] = (), code: int = 0) -> str:
+        done = subprocess.run(
+            self.command(*arguments, settings=settings),
+            cwd=self.cwd,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        return done.stdout
+
+    def json(self, *arguments: str, settings: tuple[str, ...] = (), code: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", settings=settings, code=code))
+
+
+@pytest.fixture
+def bcls(tmp_path: Path) -> Bcls:
+    """A fresh root."""
+    return Bcls(tmp_path / "root", tmp_path, None)
+
+
+@pytest.fixture(scope="session")
+def small_settings() -> tuple[str, ...]:
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def make_bcls() -> Callable[..., Bcls]:
+    return Bcls

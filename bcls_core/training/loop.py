@@ -1,0 +1,204 @@
+"""The training loop: one process, or one of several that act as one."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bcls_core.config import Split, TrainSettings
+from bcls_core.data.rows import CorpusRows
+from bcls_core.errors import BclsError
+from bcls_core.similarity import LabelSetRelevance, load_gaps
+from bcls_core.store import Artifact, Draft
+from bcls_core.students import Student, save_student
+from bcls_core.training.batches import Batch, BatchSource
+from bcls_core.training.checkpoint import TrainingState, load_best, load_state, save_state
+from bcls_core.training.frozen import load_frozen
+from bcls_core.training.history import MODEL, History, write_history
+from bcls_core.training.initial import load_initial
+from bcls_core.training.objective import Objective
+from bcls_core.training.parallel import Workers
+from bcls_core.training.plan import BatchPlan, batch_plan
+from bcls_core.training.prefetch import Prefetcher
+from bcls_core.training.schedule import build_optimiser, learning_rate
+from bcls_core.training.validate import validate
+
+log = logging.getLogger(__name__)
+
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that a worker needs to know; small and picklable.
+
+    Attributes:
+        corpus, labels: what is read.
+        draft: the training being made; checkpoints and the finished model go there.
+        measure: the label measure validation correlates with; the objective's own are added.
+    """
+
+    corpus: Artifact
+    labels: Artifact
+    draft: Draft
+    settings: TrainSettings
+    measure: str
+    device: str = "cpu"
+
+
+def train(job: TrainingJob, workers: Workers, on_epoch: OnEpoch) -> None:
+    """Trains to the end from the last checkpoint, and leaves the best epoch's model in the draft.
+
+    Args:
+        on_epoch: called after each epoch on every worker with the epoch (0 is the untrained student) and its metrics.
+    Raises:
+        BclsError: the loss is not finite; names epoch and step.
+    """
+    Trainer(job, workers).run(on_epoch)
+
+
+class Trainer:
+    """The state of one worker's training."""
+
+    def __init__(self, job: TrainingJob, workers: Workers) -> None:
+        self._settings, self._workers, self._draft = job.settings, workers, job.draft
+        self._device = torch.device(job.device)
+        self._student = load_initial(job.draft).to(self._device)
+        self._objective = Objective(job.settings.objective, load_gaps(job.labels))
+        self._train_source = self._source(job, "train", self._objective.measures)
+        self._val_source = self._source(job, "val", self._objective.measures | {job.measure})
+        self._optimiser = build_optimiser(self._student, job.settings)
+        # Deterministic from seed and epoch, so it costs nothing to know the number of steps ahead.
+        self._steps_per_epoch = self._plan(1).steps
+        model = _BothTowers(self._student)
+        self._model = DistributedDataParallel(model) if workers.size > 1 else model
+
+    def run(self, on_epoch: OnEpoch) -> None:
+        state = self._resume()
+        if state is None:
+            metrics = self._validate()
+            state = self._state_after(0, metrics, None)
+            self._save(state)
+        for epoch, metrics in enumerate(state.history):
+            on_epoch(epoch, metrics)
+        for epoch in range(state.epoch + 1, self._settings.epochs + 1):
+            metrics, speed = self._train_epoch(epoch)
+            metrics |= self._validate()
+            state = self._state_after(epoch, metrics, state)
+            self._save(state)
+            on_epoch(epoch, metrics | speed)
+        if self._workers.is_first:
+            self._finish(state)
+
+    def _train_epoch(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
+        """The epoch's means, and apart from them how fast it went: timings never enter an artefact."""
+        rank, size = self._workers.rank, self._workers.size
+        torch.manual_seed(self._settings.seed * 1_000_003 + epoch * 1_009 + rank)
+        self._student.train()
+        plan = self._plan(epoch)
+        batches = Prefetcher(lambda step: self._train_source.batch(plan, step, rank, size), plan.steps)
+        sums: dict[str, Tensor] = {}
+        started = time.perf_counter()
+        rate = 0.0
+        for step, batch in enumerate(batches):
+            rate = learning_rate((epoch - 1) * plan.steps + step, self._total_steps, self._settings)
+            for name, value in self._step(batch.to(self._device), rate, epoch, step).items():
+                sums[name] = sums.get(name, torch.zeros((), device=self._device)) + value
+        seconds = time.perf_counter() - started
+        means = {name: float(total) / plan.steps for name, total in sums.items()}
+        means |= {"train/learning_rate": rate, "train/left_out": float(plan.left_out)}
+        speed = {
+            "train/pairs_per_second": plan.used / seconds,
+            "train/stall_seconds": batches.stalled_seconds,
+            "train/workers": float(size),
+        }
+        return means, speed
+
+    def _step(self, batch: Batch, rate: float, epoch: int, step: int) -> dict[str, Tensor]:
+        images, captions = self._model(batch.images, batch.captions)
+        all_images = self._workers.gather(images, batch.sizes)
+        all_captions = self._workers.gather(captions, batch.sizes)
+        terms = self._objective(self._student.score(all_images, all_captions), batch.relevances)
+        loss = torch.stack(list(terms.values())).sum()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._student.parameters(), self._settings.clip_norm)
+        if not torch.isfinite(norm):
+            raise BclsError(
+                f"training: loss {float(loss):g}, gradient norm {float(norm):g} at epoch {epoch}, step {step}. "
+                "Lower train.learning_rate, or look for degenerate images or captions in this batch."
+            )
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self._optimiser.step()
+        values = {f"train/{name}": term.detach() for name, term in terms.items()}
+        return values | {"train/loss": loss.detach(), "train/gradient_norm": norm}
+
+    def _validate(self) -> dict[str, float]:
+        metrics = validate(self._student, self._val_source, self._workers, self._device)
+        return {f"val/{name}": value for name, value in metrics.items()}
+
+    def _state_after(self, epoch: int, metrics: dict[str, float], before: TrainingState | None) -> TrainingState:
+        frozen = {name for name, parameter in self._student.named_parameters() if not parameter.requires_grad}
+        state = TrainingState(
+            epoch=epoch,
+            weights={name: tensor for name, tensor in self._student.state_dict().items() if name not in frozen},
+            optimiser=self._optimiser.state_dict(),
+            history=[*(before.history if before else []), metrics],
+            best_epoch=before.best_epoch if before else 0,
+            best_rsum=before.best_rsum if before else float("-inf"),
+        )
+        if metrics["val/rsum"] > state.best_rsum:
+            state.best_epoch, state.best_rsum = epoch, metrics["val/rsum"]
+        return state
+
+    def _resume(self) -> TrainingState | None:
+        state = load_state(self._draft)
+        if state is not None:
+            log.info("continuing after epoch %d", state.epoch)
+            self._student.load_state_dict(state.weights, strict=False)
+            self._optimiser.load_state_dict(state.optimiser)
+        return state
+
+    def _save(self, state: TrainingState) -> None:
+        if self._workers.is_first:
+            save_state(self._draft, state)
+
+    def _finish(self, state: TrainingState) -> None:
+        self._student.load_state_dict(load_best(self._draft), strict=False)
+        with tempfile.TemporaryDirectory() as folder:
+            save_student(self._student.cpu(), Path(folder))
+            self._draft.add_tree(MODEL, Path(folder))
+        write_history(self._draft, History(state.best_epoch, state.history))
+
+    def _source(self, job: TrainingJob, split: Split, measures: frozenset[str]) -> BatchSource:
+        rows = CorpusRows(job.corpus, split)
+        relevances = {name: LabelSetRelevance(job.labels, name, split) for name in sorted(measures)}
+        return BatchSource(rows, self._student.preprocessor, relevances, load_frozen(self._draft, self._student, rows))
+
+    def _plan(self, epoch: int) -> BatchPlan:
+        rows = self._train_source.rows
+        return batch_plan(rows.caption_image, self._settings.batch_size, seed=self._settings.seed, epoch=epoch)
+
+    @property
+    def _total_steps(self) -> int:
+        return self._settings.epochs * self._steps_per_epoch
+
+
+class _BothTowers(nn.Module):
+    """One forward for both sides, as data parallelism wants it."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: dict[str, Tensor], captions: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.student.encode_images(images), self.student.encode_captions(captions)

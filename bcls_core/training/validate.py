@@ -1,0 +1,90 @@
+"""How well a student retrieves and orders one split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcls_core.metrics import rank_correlation, retrieval
+from bcls_core.students import Student
+from bcls_core.training.batches import BatchSource, Inputs, Rows
+from bcls_core.training.parallel import Workers
+
+_BATCH = 128
+_CORRELATION_IMAGES = 1000
+
+
+def validate(student: Student, source: BatchSource, workers: Workers, device: torch.device) -> dict[str, float]:
+    """`retrieval_and_agreement` of a split; every worker returns the same numbers."""
+    images, captions = encode_split(student, source, workers, device)
+    with torch.no_grad():
+        scores = student.score(images, captions).float().cpu()
+    return retrieval_and_agreement(scores, source)
+
+
+@torch.no_grad()
+def encode_split(
+    student: Student, source: BatchSource, workers: Workers, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Encodings (images, dim) and (captions, dim) of a split, in row order, in evaluation mode.
+
+    Batches are cut by row number and dealt to the workers, then gathered: all workers hold all encodings.
+    """
+    was_training = student.training
+    student.eval()
+    images = _encode(student.encode_images, source.images, source.rows.image_count, workers, device)
+    captions = _encode(student.encode_captions, source.captions, source.rows.caption_count, workers, device)
+    student.train(was_training)
+    return images, captions
+
+
+def retrieval_and_agreement(scores: Tensor, source: BatchSource) -> dict[str, float]:
+    """Retrieval metrics, and rank correlation of the scores with each measure's labels.
+
+    Correlations are over the split's first 1,000 images and their captions.
+
+    Args:
+        scores: (images, captions) of the split that `source` reads.
+    Returns:
+        `i2t/r1`, …, `rsum`, and per measure `label/MEASURE/i2t/kendall`, ….
+    """
+    rows = source.rows
+    metrics = dict(retrieval(scores, rows.caption_image))
+    some_images = np.arange(min(_CORRELATION_IMAGES, rows.image_count))
+    some_captions = np.flatnonzero(rows.caption_image < len(some_images))
+    for measure, labels in source.relevance(some_images, some_captions).items():
+        correlation = rank_correlation(scores[: len(some_images)][:, some_captions], labels)
+        metrics |= {f"label/{measure}/{name}": value for name, value in correlation.items()}
+    return metrics
+
+
+def _encode(
+    encode: Callable[[Inputs], Tensor],
+    inputs: Callable[[Rows], Inputs],
+    count: int,
+    workers: Workers,
+    device: torch.device,
+) -> Tensor:
+    batches = np.array_split(np.arange(count), max(1, -(-count // _BATCH)))
+    dealt = np.array_split(np.arange(len(batches)), workers.size)
+    mine = [
+        encode({name: tensor.to(device) for name, tensor in inputs(batches[index]).items()})
+        for index in dealt[workers.rank]
+    ]
+    sizes = [sum(len(batches[index]) for index in share) for share in dealt]
+    width = mine[0].shape[1] if mine else _width_of_others(encode, inputs, batches, device)
+    local = torch.cat(mine) if mine else torch.zeros((0, width), device=device)
+    return workers.gather(local, sizes)
+
+
+def _width_of_others(
+    encode: Callable[[Inputs], Tensor],
+    inputs: Callable[[Rows], Inputs],
+    batches: list[Rows],
+    device: torch.device,
+) -> int:
+    """A worker without a batch of its own still takes part in the gather, with rows of the others' width."""
+    return encode({name: tensor.to(device) for name, tensor in inputs(batches[0][:1]).items()}).shape[1]

@@ -1,0 +1,36 @@
+"""Batches made ahead arrive in order, with their errors."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from bcls_core.training.prefetch import Prefetcher
+
+
+def test_items_arrive_in_order() -> None:
+    assert list(Prefetcher(lambda index: index * index, 20, depth=3)) == [index * index for index in range(20)]
+
+
+def test_an_error_is_raised_where_its_item_would_be() -> None:
+    def make(index: int) -> int:
+        if index == 2:
+            raise ValueError("row 2 is bad")
+        return index
+
+    seen = []
+    with pytest.raises(ValueError, match="row 2 is bad"):
+        for item in Prefetcher(make, 5):
+            seen.append(item)  # noqa: PERF402 - what was seen before the error is the point
+    assert seen == [0, 1]
+
+
+def test_leaving_early_stops_the_thread_and_never_runs_far_ahead() -> None:
+    made = []
+    before = threading.active_count()
+    for item in Prefetcher(lambda index: made.append(index) or index, 1000, depth=2):
+        if item == 3:
+            break
+    assert threading.active_count() == before
+    assert len(made) <= 3 + 1 + 2 + 1
