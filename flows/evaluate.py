@@ -20,6 +20,7 @@ def run(context: Context, model: str, *, split: str) -> Result:
 
 def evaluate(context: Context, training: Artifact, split: str) -> Result:
     """The metrics of a training on a split; read from MLflow where they were computed before."""
+    parents = training.manifest.parents
     job = context.tracker.job(
         "evaluate",
         version_of({"training": training.content_digest, "split": split, "algorithm": EVALUATION_ALGORITHM}),
@@ -29,12 +30,12 @@ def evaluate(context: Context, training: Artifact, split: str) -> Result:
         if job.is_finished:
             metrics = {name.removeprefix(f"{split}/"): value for name, value in job.metrics.items()}
         else:
-            arguments = {"root": context.root, "training": training.version, "device": context.device}
+            corpus, labels = (context.store.resolve(kind, parents[kind]) for kind in ("corpus", "labels"))
+            arguments = {"corpus": corpus, "labels": labels, "training": training, "device": context.device}
             pieces = [{"piece": f"evaluate-{split}", "split": split}]
             records = context.backend.run(EvaluateTraining, arguments, pieces, draft=None, what="evaluating")
             metrics = results(records)[0]
-            parents = training.manifest.parents.items()
-            job.log_inputs([training, *(context.store.resolve(kind, version) for kind, version in parents)])
+            job.log_inputs([corpus, labels, training])
             job.log_params({"split": split, "training": training.version})
             job.log_metrics({f"{split}/{name}": value for name, value in metrics.items()})
     return _report(training, split, metrics, was_there=job.is_finished)

@@ -57,7 +57,7 @@ def _fit_on_ray(context: Context, training: TrainingJob, job: Job, logged: set[i
         # A run's name is never used twice: Ray would take a finished run of that name for this one. What survives an
         # attempt is the checkpoint in the draft, the same for every backend.
         run_config=RunConfig(
-            name=f"{training.training}-{os.getpid()}-{os.urandom(4).hex()}",
+            name=f"{training.draft.version}-{os.getpid()}-{os.urandom(4).hex()}",
             storage_path=f"{context.root}/.ray",
             failure_config=FailureConfig(max_failures=_ATTEMPTS),
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import get_args
 
 import numpy as np
 import torch
+from bcls_core.data.rows import CorpusRows
 from torch import Tensor
 
 from bcls_core.config import Split
-from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError, InputError
 from bcls_core.report import SearchHit, SearchPage, render_search_page
 from bcls_core.store import Artifact
@@ -140,4 +139,4 @@ def _write(path: Path, text: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.absolute().parent, delete=False, encoding="utf-8") as file:
         file.write(text)
     Path(file.name).chmod(0o644)
-    os.replace(file.name, path)
+    Path(file.name).replace(path)

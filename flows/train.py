@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bcls_core.config import Recipe, content_of
+from bcls_core.data.rows import CorpusRows
 from bcls_core.store import Artifact, Draft
-from bcls_core.training import BuildInitialStudent, EncodeFrozenShard, TrainingJob, read_history, training_shards
+from bcls_core.training import BuildInitialStudent, EncodeFrozenShard, TrainingJob, read_history
 from flows import determinants, lineage
 from flows.backend import origins, results
 from flows.context import Context
@@ -50,28 +51,22 @@ def _compute(
     draft: Draft,
     job: Job,
 ) -> Artifact:
-    root, settings = context.root, recipe.train
-    build = {
-        "root": root,
-        "corpus": corpus.version,
-        "training": draft.version,
-        "settings": settings.model_dump(mode="json"),
-    }
+    settings = recipe.train
+    build = {"corpus": corpus, "draft": draft, "settings": settings}
     built = context.backend.run(
         BuildInitialStudent, build, [{"piece": "initial-student"}], draft=draft, what="building the student"
     )
     facts = results(built)[0]
     encoded = []
     if facts["image_tower_frozen"] or facts["caption_tower_frozen"]:
-        encode = {"root": root, "corpus": corpus.version, "training": draft.version, "device": context.device}
+        encode = {"corpus": corpus, "draft": draft, "device": context.device}
         encoded = context.backend.run(
-            EncodeFrozenShard, encode, training_shards(corpus), draft=draft, what="encoding with frozen towers"
+            EncodeFrozenShard, encode, _shards(corpus), draft=draft, what="encoding with frozen towers"
         )
     training_job = TrainingJob(
-        root=root,
-        corpus=corpus.version,
-        labels=labels.version,
-        training=draft.version,
+        corpus=corpus,
+        labels=labels,
+        draft=draft,
         settings=settings,
         measure=next(iter(recipe.label.measures)),
         device=context.device,
@@ -84,6 +79,15 @@ def _compute(
         statistics={"recipe": recipe.name, **facts},
         sidecar={"mlflow_run": job.run_id, "pieces": origins([*built, *encoded])},
     )
+
+
+def _shards(corpus: Artifact) -> list[dict[str, Any]]:
+    """Pieces for the shards that training and validation read."""
+    return [
+        {"piece": f"frozen-{split}-{shard:05d}", "split": split, "shard": shard}
+        for split in ("train", "val")
+        for shard in CorpusRows(corpus, split).shards
+    ]
 
 
 def _record(job: Job, recipe: Recipe, training: Artifact, corpus: Artifact, labels: Artifact) -> None:

@@ -1,0 +1,98 @@
+"""The two retrieval directions of a batch, each with its queries as rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bcls_core.errors import ShapeError
+from bcls_core.losses.checks import require_mask, require_matrix, require_same_shape
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction: what a query (a row) is scored against (the columns).
+
+    Attributes:
+        scores: (queries, gallery), float32 or wider.
+        positives: (queries, gallery) bool; None means the diagonal of a square matrix, and costs no search.
+        labels: (queries, gallery) continuous relevance in the dtype it was given in, for losses that read it.
+    """
+
+    scores: Tensor
+    positives: Tensor | None = None
+    labels: Tensor | None = None
+
+    @property
+    def relevance(self) -> Tensor:
+        """The labels of a loss that cannot do without. Raises ShapeError where none were given."""
+        if self.labels is None:
+            raise ShapeError("labels: missing. Pass a (images, captions) matrix of relevance.")
+        return self.labels
+
+
+def both_directions(
+    scores: Tensor,
+    positives: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    t2i_scores: Tensor | None = None,
+    t2i_positives: Tensor | None = None,
+    t2i_labels: Tensor | None = None,
+    diagonal: bool = True,
+) -> tuple[Direction, Direction]:
+    """Check a batch and return its image-to-text and its text-to-image direction.
+
+    Args:
+        scores: (images, captions) similarities. Half precisions are widened to float32.
+        positives: (images, captions) bool, True where the caption was written for the image; the diagonal if None.
+        labels: (images, captions) relevance.
+        t2i_scores: (captions, images), where the transposed direction is not the transpose: a rank that scores its own
+            rows against everybody's columns has two rectangles, not one matrix.
+        t2i_positives, t2i_labels: (captions, images), the same for the other two; the transposes if None and
+            `t2i_scores` is None.
+        diagonal: whether the loss needs to know the positives, so that the diagonal must exist where no mask is given.
+
+    Raises:
+        ShapeError: shapes disagree, a value is not finite, or something that cannot be inferred was left out.
+    """
+    require_matrix("scores", scores)
+    if t2i_scores is None:
+        flipped = scores.T
+    else:
+        require_matrix("t2i_scores", t2i_scores)
+        flipped = t2i_scores
+        for name, given, other in (("positives", positives, t2i_positives), ("labels", labels, t2i_labels)):
+            if given is not None and other is None:
+                raise ShapeError(
+                    f"t2i_{name}: missing, though {name} and t2i_scores are given. "
+                    "Pass it as a (captions, images) matrix."
+                )
+    i2t = Direction(_widened(scores), positives, labels)
+    t2i = Direction(
+        _widened(flipped),
+        t2i_positives if t2i_positives is not None or positives is None else positives.T,
+        t2i_labels if t2i_labels is not None or labels is None else labels.T,
+    )
+    for prefix, direction in (("", i2t), ("t2i_", t2i)):
+        _check(prefix, direction, diagonal)
+    return i2t, t2i
+
+
+def _check(prefix: str, direction: Direction, diagonal: bool) -> None:
+    if direction.labels is not None:
+        require_matrix(f"{prefix}labels", direction.labels)
+        require_same_shape(f"{prefix}labels", direction.labels, f"{prefix}scores", direction.scores)
+    if direction.positives is not None:
+        require_mask(f"{prefix}positives", direction.positives, f"{prefix}scores", direction.scores)
+    elif diagonal and direction.scores.shape[0] != direction.scores.shape[1]:
+        raise ShapeError(
+            f"{prefix}scores: shape {tuple(direction.scores.shape)} has no diagonal of positives. "
+            f"Pass {prefix}positives, a bool matrix of that shape."
+        )
+
+
+def _widened(scores: Tensor) -> Tensor:
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores

@@ -1,0 +1,174 @@
+"""Triplet ranking losses: the matched caption must win by a margin."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, eye, finfo, logaddexp, logsumexp, nn, where
+from torch import bool as boolean
+
+from bcls_core.losses.checks import require_choice, require_positive
+from bcls_core.losses.directions import Direction, both_directions
+
+Mining = Literal["sum", "hardest", "soft", "selective"]
+Variant = Literal["smooth", "logsumexp", "softmax"]
+Reduction = Literal["mean", "sum"]
+
+
+def triplet_loss(
+    scores: Tensor,
+    positives: Tensor | None = None,
+    *,
+    mining: Mining = "hardest",
+    margin: float = 0.2,
+    tau: float = 0.02,
+    variant: Variant = "smooth",
+    eps: float = 0.01,
+    reduction: Reduction = "mean",
+    t2i_scores: Tensor | None = None,
+    t2i_positives: Tensor | None = None,
+) -> Tensor:
+    """Hinge that keeps captions of other images `margin` below the matching one, and images of other captions too.
+
+    Each positive pair (i, p) is an anchor, its negatives j are the columns of row i that are no positives of that row.
+    With `h_j = [margin - s_ip + s_ij]_+` and `H` the hinge of the best-scored negative, an anchor costs
+
+    - `mining="sum"`: `sum_j h_j`
+    - `mining="hardest"`: `H` (VSE++, Faghri et al. 2018)
+    - `mining="selective"`: `mean_j h_j` while the best-scored negative is closer than `eps` to the positive, else `H`;
+      the decision has no gradient (SelHN: a negative this close may well be a match that nobody marked)
+    - `mining="soft"`: a soft maximum that tends to `H` as tau -> 0, by `variant` (soft negatives after the abstract of
+      Li et al. 2022, arXiv 2210.11319; formulation ours):
+        - `smooth`: `tau log(1 + sum_j exp((s_ij - s_ip + margin) / tau))`
+        - `logsumexp`: `[margin - s_ip + tau log sum_j exp(s_ij / tau)]_+`
+        - `softmax`: `sum_j softmax_j(s_ij / tau) h_j`
+
+    An anchor without negatives costs 0 and has no gradient, so a batch of one does too. Memory: a few
+    (anchors, gallery) matrices.
+
+    Args:
+        scores: (images, captions) similarities, higher is closer; usually cosines in [-1, 1]. Half precisions are
+            computed in float32.
+        positives: (images, captions) bool, True where the caption was written for the image; the diagonal if None.
+        mining: which negatives of an anchor count.
+        margin: in units of `scores`.
+        tau: temperature of `soft`, in units of `scores`.
+        variant: which soft maximum `soft` takes.
+        eps: in units of `scores`, for `selective`.
+        reduction: `mean`: over the anchors of a direction, both directions halved; `sum`: over all anchors of both
+            directions.
+        t2i_scores: (captions, images), where the transposed direction is not the transpose of `scores`.
+        t2i_positives: (captions, images) bool, the positives of `t2i_scores`.
+
+    Returns:
+        Scalar; float32 for half-precision scores.
+
+    Raises:
+        ShapeError: shapes disagree, positives are missing for a matrix without a diagonal, or (CPU only) a score is not
+            finite.
+        ConfigError: an unknown mining, variant or reduction, or a tau that is not above zero.
+    """
+    require_choice("mining", mining, get_args(Mining))
+    require_choice("variant", variant, get_args(Variant))
+    require_choice("reduction", reduction, get_args(Reduction))
+    require_positive("tau", tau)
+
+    def direction_loss(direction: Direction) -> Tensor:
+        own, others, negative = _anchors(direction)
+        if mining == "soft":
+            costs = _soft(own, others, negative, margin, tau, variant)
+        elif mining == "sum":
+            costs = _hinges(own, others, negative, margin).sum(1)
+        else:
+            hardest = others.masked_fill(~negative, finfo(others.dtype).min).amax(1)
+            costs = F.relu(margin - own + hardest)
+            if mining == "selective":
+                suspicious = (own - hardest).detach().abs() < eps
+                mean = _hinges(own, others, negative, margin).sum(1) / negative.sum(1).clamp(min=1)
+                costs = where(suspicious, mean, costs)
+        return costs.sum() if reduction == "sum" else costs.sum() / max(len(costs), 1)
+
+    i2t, t2i = both_directions(scores, positives, t2i_scores=t2i_scores, t2i_positives=t2i_positives)
+    total = direction_loss(i2t) + direction_loss(t2i)
+    return total if reduction == "sum" else total / 2
+
+
+class TripletLoss(nn.Module):
+    """`triplet_loss` with its settings held; returns `{"triplet": scalar}`.
+
+    Use it as the binary part of an objective; `mining="soft"` converges faster from scratch than `hardest`, which may
+    collapse.
+
+    Example:
+        >>> TripletLoss(mining="soft", tau=0.02)(scores)["triplet"].backward()
+    """
+
+    def __init__(
+        self,
+        mining: Mining = "hardest",
+        *,
+        margin: float = 0.2,
+        tau: float = 0.02,
+        variant: Variant = "smooth",
+        eps: float = 0.01,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        self.mining: Mining = mining
+        self.margin = margin
+        self.tau = tau
+        self.variant: Variant = variant
+        self.eps = eps
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self,
+        scores: Tensor,
+        positives: Tensor | None = None,
+        *,
+        t2i_scores: Tensor | None = None,
+        t2i_positives: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Arguments, shapes and errors as in `triplet_loss`."""
+        loss = triplet_loss(
+            scores,
+            positives,
+            mining=self.mining,
+            margin=self.margin,
+            tau=self.tau,
+            variant=self.variant,
+            eps=self.eps,
+            reduction=self.reduction,
+            t2i_scores=t2i_scores,
+            t2i_positives=t2i_positives,
+        )
+        return {"triplet": loss}
+
+    def extra_repr(self) -> str:
+        held = ("mining", "margin", "tau", "variant", "eps", "reduction")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in held)
+
+
+def _anchors(direction: Direction) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the positives (anchors,), and of their rows (anchors, gallery), with a mask of the negatives there."""
+    scores, positives = direction.scores, direction.positives
+    if positives is None:
+        return scores.diagonal(), scores, ~eye(len(scores), dtype=boolean, device=scores.device)
+    rows, columns = positives.nonzero(as_tuple=True)
+    return scores[rows, columns], scores[rows], ~positives[rows]
+
+
+def _hinges(own: Tensor, others: Tensor, negative: Tensor, margin: float) -> Tensor:
+    return F.relu(margin - own[:, None] + others).masked_fill(~negative, 0.0)
+
+
+def _soft(own: Tensor, others: Tensor, negative: Tensor, margin: float, tau: float, variant: Variant) -> Tensor:
+    # The lowest finite number, not -inf: without negatives -inf - -inf would be NaN, and this gives exact zeros.
+    logits = (others / tau).masked_fill(~negative, finfo(others.dtype).min)
+    if variant == "softmax":
+        return (logits.softmax(1) * _hinges(own, others, negative, margin)).sum(1)
+    pooled = logsumexp(logits, 1)
+    if variant == "logsumexp":
+        return F.relu(margin - own + tau * pooled)
+    return tau * logaddexp((margin - own) / tau + pooled, own.new_zeros(()))

@@ -1,0 +1,8 @@
+"""Metrics: scores, labels and truth in, named numbers out."""
+
+from __future__ import annotations
+
+from bcls_core.metrics.correlation import rank_correlation
+from bcls_core.metrics.retrieval import retrieval, retrieval_from_encodings
+
+__all__ = ["rank_correlation", "retrieval", "retrieval_from_encodings"]

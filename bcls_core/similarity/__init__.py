@@ -1,0 +1,37 @@
+"""How similar captions are: measures, exact nearest captions, and the continuous labels made from them."""
+
+from __future__ import annotations
+
+from bcls_core.similarity.cider import CIDER_VERSION, Cider
+from bcls_core.similarity.embedding import EmbeddingCosine
+from bcls_core.similarity.gaps import GAPS_VERSION, GapQuantiles, resolve_gap
+from bcls_core.similarity.label_set import LabelSetRelevance, load_gaps, measures_of
+from bcls_core.similarity.measure import Measure
+from bcls_core.similarity.relevance import CaptionRelevance, GalleryCaptions, ImageCaptions, Relevance
+from bcls_core.similarity.top_k import NEIGHBOURS_VERSION, top_k
+from bcls_core.teachers.text import TEXT_TEACHER_VERSION
+
+ALGORITHM_VERSIONS = {
+    "cider": CIDER_VERSION,
+    "gaps": GAPS_VERSION,
+    "neighbours": NEIGHBOURS_VERSION,
+    "text-teacher": TEXT_TEACHER_VERSION,
+}
+"""Stage -> version of what it computes; part of every label set's fingerprint."""
+
+__all__ = [
+    "ALGORITHM_VERSIONS",
+    "CaptionRelevance",
+    "Cider",
+    "EmbeddingCosine",
+    "GalleryCaptions",
+    "GapQuantiles",
+    "ImageCaptions",
+    "LabelSetRelevance",
+    "Measure",
+    "Relevance",
+    "load_gaps",
+    "measures_of",
+    "resolve_gap",
+    "top_k",
+]

@@ -1,0 +1,81 @@
+"""Arrow tables of a label set: representations and neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bcls_core.similarity.measure import FloatArray, IntArray
+from bcls_core.similarity.row_book import EMBEDDINGS
+
+TFIDF_SCHEMA = pa.schema(
+    [
+        pa.field("caption_id", pa.int64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("ngrams", pa.list_(pa.int32()), nullable=False),
+        pa.field("weights", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+NEIGHBOURS_SCHEMA = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("measure", pa.string(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("ids", pa.list_(pa.int64()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""`kind` says what `id` and `ids` are: "caption". Scores descend; equal scores by ascending id."""
+
+
+def embeddings_schema(dimension: int) -> pa.Schema:
+    """Table `caption_embeddings/MEASURE`: fp16 rows of unit length."""
+    return pa.schema(
+        [
+            pa.field("caption_id", pa.int64(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("embedding", pa.list_(pa.float16(), dimension), nullable=False),
+        ]
+    )
+
+
+def representations_table(kind: str, caption_ids: Any, splits: Any, rows: Any) -> pa.Table:
+    """Rows of `caption_embeddings/MEASURE` or `caption_tfidf/MEASURE`.
+
+    Args:
+        kind: `caption_embeddings` or `caption_tfidf`.
+        caption_ids, splits: Arrow columns, one entry a row.
+        rows: (captions, dimension) fp16 array, or CSR array.
+    """
+    if kind == EMBEDDINGS:
+        values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+        return pa.table([caption_ids, splits, values], schema=embeddings_schema(rows.shape[1]))
+    starts = pa.array(rows.indptr.astype(np.int32))
+    ngrams = pa.ListArray.from_arrays(starts, pa.array(rows.indices.astype(np.int32)))
+    weights = pa.ListArray.from_arrays(starts, pa.array(rows.data))
+    return pa.table([caption_ids, splits, ngrams, weights], schema=TFIDF_SCHEMA)
+
+
+def neighbours_table(measure: str, caption_ids: IntArray, neighbours: IntArray, scores: FloatArray) -> pa.Table:
+    """Rows of `neighbours/MEASURE`; an id of -1 ends a list early.
+
+    Args:
+        caption_ids: (captions,) whose neighbours these are.
+        neighbours, scores: (captions, k).
+    """
+    there = neighbours >= 0
+    starts = pa.array(np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32))
+    count = len(caption_ids)
+    return pa.table(
+        [
+            pa.array(["caption"] * count, type=pa.string()),
+            pa.array([measure] * count, type=pa.string()),
+            pa.array(caption_ids),
+            pa.ListArray.from_arrays(starts, pa.array(neighbours[there])),
+            pa.ListArray.from_arrays(starts, pa.array(scores[there])),
+        ],
+        schema=NEIGHBOURS_SCHEMA,
+    )

@@ -1,0 +1,66 @@
+"""Files that a draft needs while it is made and that never become part of it: checkpoints, intermediate features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+from bcls_core.store.filesystem import Filesystem
+from bcls_core.store.names import check_path
+
+
+class Scratch:
+    """The working files of one draft; they survive a kill and vanish when the draft is committed.
+
+    Picklable. Each write is complete or absent; writing a path again replaces the file.
+    """
+
+    def __init__(self, filesystem: Filesystem, folder: str, staging: str) -> None:
+        """
+        Args:
+            folder: where the files lie, relative to the filesystem's root.
+            staging: the draft's folder for unfinished files.
+        """
+        self._filesystem = filesystem
+        self._folder = folder
+        self._staging = staging
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a file.
+
+        Raises:
+            StoreError: the path leaves the folder.
+        """
+        self._filesystem.write(self._full(path), data, staging=self._staging)
+
+    def add_tree(self, path: str, local: Path) -> None:
+        """Copy a folder of this machine in, with all files below it."""
+        for item in sorted(local.rglob("*")):
+            if item.is_file():
+                self._filesystem.copy_in(
+                    self._full(f"{path}/{item.relative_to(local).as_posix()}"), item, staging=self._staging
+                )
+
+    def exists(self, path: str) -> bool:
+        """Whether that file was written."""
+        return self._filesystem.exists(self._full(path))
+
+    def open(self, path: str) -> IO[bytes]:
+        """Open a file for reading.
+
+        Raises:
+            FileNotFoundError: it was not written.
+        """
+        return self._filesystem.open(self._full(path))
+
+    def copy_tree(self, path: str, local: Path) -> None:
+        """Copy a folder that `add_tree` wrote to a folder of this machine."""
+        for name in self._filesystem.files(self._full(path)):
+            target = local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self.open(f"{path}/{name}") as source, target.open("wb") as sink:
+                while chunk := source.read(1 << 20):
+                    sink.write(chunk)
+
+    def _full(self, path: str) -> str:
+        return f"{self._folder}/{check_path(path)}"

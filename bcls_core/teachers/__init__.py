@@ -1,0 +1,1 @@
+"""Frozen encoders whose embeddings become labels."""

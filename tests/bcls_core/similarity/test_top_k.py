@@ -1,0 +1,214 @@
+"""Exact search against a search that looks at every pair, on rows made to mislead fast products."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from bcls_core.errors import ShapeError
+from bcls_core.similarity import top_k
+from bcls_core.similarity.cosine import ExactRows
+
+Result = tuple[np.ndarray, np.ndarray]
+ROW_COUNT = 48
+
+
+def cosines_by_fsum(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(queries, rows) by correctly rounded sums, one pair at a time."""
+
+    def dot(a: np.ndarray, b: np.ndarray) -> float:
+        return math.fsum(a.astype(np.float64) * b.astype(np.float64))
+
+    norms = [math.sqrt(dot(row, row)) for row in rows]
+    table = [
+        [dot(q, row) / (math.sqrt(dot(q, q)) * norm) for row, norm in zip(rows, norms, strict=True)] for q in queries
+    ]
+    return np.array(table, dtype=np.float32).reshape(len(queries), len(rows))
+
+
+def slow_top_k(cosines: np.ndarray, k: int, may_meet: Any) -> Result:
+    """Python's sort over every pair."""
+    scores = np.full((len(cosines), k), -np.inf, dtype=np.float32)
+    ids = np.full((len(cosines), k), -1, dtype=np.int64)
+    for q, row in enumerate(cosines):
+        found = sorted((-float(cosine), i) for i, cosine in enumerate(row) if may_meet(q, i))
+        for place, (negative, i) in enumerate(found[:k]):
+            scores[q, place], ids[q, place] = -negative, i
+    return scores, ids
+
+
+def assert_same(found: Result, expected: Result) -> None:
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert (found[0] + np.float32(0)).tobytes() == (expected[0] + np.float32(0)).tobytes()
+    assert found[0].dtype == np.float32
+    assert found[1].dtype == np.int64
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+def near_ties(rng: np.random.Generator) -> np.ndarray:
+    """One row over and over, each time with two coordinates moved by one unit in the last place of fp16."""
+    rows = np.repeat(unit(rng.normal(size=(1, 48))), ROW_COUNT, axis=0)
+    for row in rows:
+        for place in rng.choice(48, size=2, replace=False):
+            row[place] = np.nextafter(row[place], np.float16(rng.choice([-4, 4])))
+    return rows
+
+
+def sorted_by_similarity(rng: np.random.Generator) -> np.ndarray:
+    """Later rows are ever closer to the first one: each tile brings new best candidates."""
+    angles = np.linspace(1.5, 0.01, ROW_COUNT)
+    return unit(np.stack([np.cos(angles), np.sin(angles), np.full(ROW_COUNT, 0.001)], axis=1))
+
+
+ROWS = {
+    "gaussian": lambda rng: unit(rng.normal(size=(ROW_COUNT, 24))),
+    "duplicates": lambda rng: unit(rng.normal(size=(5, 24)))[rng.integers(0, 5, ROW_COUNT)],
+    "all equal": lambda rng: np.repeat(unit(rng.normal(size=(1, 24))), ROW_COUNT, axis=0),
+    "near ties": near_ties,
+    "multiples": lambda rng: (
+        (rng.integers(-2, 3, size=(7, 6)) + np.eye(1, 6, dtype=int) * 9)[rng.integers(0, 7, ROW_COUNT)].astype(
+            np.float16
+        )
+        * np.exp2(rng.integers(-4, 8, size=(ROW_COUNT, 1))).astype(np.float16)
+    ),
+    "long": lambda rng: (rng.normal(size=(ROW_COUNT, 20)) * np.exp2(rng.integers(-9, 12, size=(ROW_COUNT, 20)))).astype(
+        np.float16
+    ),
+    "sorted": sorted_by_similarity,
+    "signs": lambda rng: rng.choice([-1, 1], size=(ROW_COUNT, 5)).astype(np.float16),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_result_is_the_definition_for_every_tiling(name: str) -> None:
+    rows = ROWS[name](np.random.default_rng(11))
+    cosines = cosines_by_fsum(rows, rows)
+    for k in (1, 7, ROW_COUNT + 5):
+        expected = slow_top_k(cosines, k, lambda q, i: q != i)
+        for query_block, row_block in [(1024, 4096), (1, 1), (7, 13), (64, 8), (3, ROW_COUNT)]:
+            assert_same(top_k(rows, k, query_block=query_block, row_block=row_block), expected)
+
+
+def test_near_ties_would_mislead_a_plain_fp32_search() -> None:
+    """The case above proves something: fp32 products alone get these rows wrong."""
+    rows = near_ties(np.random.default_rng(11)).astype(np.float32)
+    cosines = (rows @ rows.T) / np.linalg.norm(rows, axis=1) / np.linalg.norm(rows, axis=1)[:, None]
+    np.fill_diagonal(cosines, -np.inf)
+    fast = np.argsort(-cosines, axis=1, kind="stable")[:, :7]
+    assert (fast != top_k(rows.astype(np.float16), 7)[1]).any()
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_queries_and_groups_follow_the_definition(data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**20)))
+    values = st.sampled_from([0.0, 0.25, 0.5, 1.0, -0.5])
+    dimension = data.draw(st.integers(1, 4))
+
+    def draw_rows(least: int) -> np.ndarray:
+        count = data.draw(st.integers(least, 12))
+        rows = data.draw(
+            st.lists(st.lists(values, min_size=dimension, max_size=dimension), min_size=count, max_size=count)
+        )
+        array = np.array(rows, dtype=np.float16).reshape(count, dimension)
+        array[~array.any(axis=1)] = 1
+        return array
+
+    rows, queries, k = draw_rows(0), draw_rows(0), data.draw(st.integers(1, 14))
+    groups, query_groups = rng.integers(0, 4, len(rows)), rng.integers(0, 4, len(queries))
+    blocks = {"query_block": data.draw(st.integers(1, 13)), "row_block": data.draw(st.integers(1, 13))}
+    own, crossed = cosines_by_fsum(rows, rows), cosines_by_fsum(queries, rows)
+    assert_same(top_k(rows, k, **blocks), slow_top_k(own, k, lambda q, i: q != i))
+    assert_same(top_k(rows, k, exclude=groups, **blocks), slow_top_k(own, k, lambda q, i: groups[q] != groups[i]))
+    assert_same(top_k(rows, k, queries=queries, **blocks), slow_top_k(crossed, k, lambda *_: True))
+    assert_same(
+        top_k(rows, k, queries=queries, exclude=groups, exclude_queries=query_groups, **blocks),
+        slow_top_k(crossed, k, lambda q, i: query_groups[q] != groups[i]),
+    )
+
+
+def test_threads_and_blocks_do_not_change_a_bit() -> None:
+    rng = np.random.default_rng(5)
+    centres = rng.normal(size=(12, 96))
+    rows = unit(centres[rng.integers(0, 12, 1500)] + 0.3 * rng.normal(size=(1500, 96)))
+    rows[700:] = rows[rng.integers(0, 700, 800)]
+    exact = rows.astype(np.float64)
+    norms = np.sqrt((exact**2).sum(axis=1))
+    cosines = (exact @ exact.T / (norms[:, None] * norms)).astype(np.float32)
+    np.fill_diagonal(cosines, -np.inf)
+    ids = np.argsort(-cosines, axis=1, kind="stable")[:, :32]
+    for threads, query_block, row_block in [(1, 1024, 4096), (2, 1024, 4096), (2, 100, 333), (1, 512, 64)]:
+        with threadpool_limits(threads):
+            found = top_k(rows, 32, query_block=query_block, row_block=row_block)
+        assert_same(found, (np.take_along_axis(cosines, ids, axis=1), ids))
+
+
+def test_the_fast_product_alone_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proposals wrong by as much as the bound allows leave the result as it is."""
+    rows = near_ties(np.random.default_rng(3))
+    expected = top_k(rows, 9)
+    slack = 1e-5
+    rng = np.random.default_rng(0)
+
+    def wrong(self: ExactRows) -> np.ndarray:
+        noise = rng.uniform(-slack / 4, slack / 4, size=(len(self.norms), 1))
+        return (self.high / self.norms[:, None] * (1 + noise)).astype(np.float32)
+
+    monkeypatch.setattr(ExactRows, "unit", wrong)
+    monkeypatch.setitem(top_k.__globals__, "_proposal_error", lambda _: slack)
+    assert_same(top_k(rows, 9, row_block=16), expected)
+
+
+def test_groups_may_have_names() -> None:
+    rows = unit(np.random.default_rng(0).normal(size=(6, 4)))
+    names = ["a.jpg", "a.jpg", "b.jpg", "b.jpg", "c.jpg", "c.jpg"]
+    assert_same(top_k(rows, 3, exclude=names), top_k(rows, 3, exclude=[0, 0, 1, 1, 2, 2]))
+
+
+def test_places_left_over_are_marked() -> None:
+    rows = np.eye(3, dtype=np.float16)
+    scores, ids = top_k(rows, 4, exclude=[0, 0, 1])
+    np.testing.assert_array_equal(ids, [[2, -1, -1, -1], [2, -1, -1, -1], [0, 1, -1, -1]])
+    np.testing.assert_array_equal(np.isneginf(scores), ids == -1)
+    scores, ids = top_k(np.empty((0, 3), dtype=np.float16), 2)
+    assert scores.shape == ids.shape == (0, 2)
+    scores, ids = top_k(np.empty((0, 3), dtype=np.float16), 2, queries=rows)
+    assert (ids == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"k": 0}, "k=0"),
+        ({"row_block": 0}, "row_block=0"),
+        ({"queries": np.ones((2, 4))}, "queries have 4 values"),
+        ({"queries": np.zeros((1, 3))}, "queries: row 0 is all zeros"),
+        ({"exclude": [1]}, r"exclude: found shape \(1,\)"),
+        ({"exclude_queries": [1, 2]}, "without queries"),
+        ({"queries": np.ones((2, 3)), "exclude": [1, 2, 3, 4]}, "exclude_queries is missing"),
+        ({"queries": np.ones((2, 3)), "exclude_queries": [1, 2]}, "exclude is missing"),
+        ({"queries": np.ones((2, 3)), "exclude": [1, 2, 3, 4], "exclude_queries": [1]}, "exclude_queries: found shape"),
+    ],
+)
+def test_arguments_that_disagree_are_refused(arguments: dict[str, Any], found: str) -> None:
+    with pytest.raises(ShapeError, match=found):
+        top_k(np.ones((4, 3)), **{"k": 2, **arguments})
+
+
+def test_golden() -> None:
+    """Pins NEIGHBOURS_VERSION 1: raise the version with any change here."""
+    rows = np.array([[1, 2, 3], [2, 3, 4], [-1, 0, 1], [3, 2, 1], [2, 4, 6]], dtype=np.float16) / np.float16(8)
+    close, far = 20 / math.sqrt(14 * 29), 2 / math.sqrt(2 * 14)
+    scores, ids = top_k(rows, 2)
+    np.testing.assert_array_equal(ids, [[4, 1], [0, 4], [0, 4], [1, 0], [0, 1]])
+    expected = [[1, close], [close, close], [far, far], [16 / math.sqrt(14 * 29), 10 / 14], [1, close]]
+    np.testing.assert_array_equal(scores, np.array(expected, dtype=np.float32))
