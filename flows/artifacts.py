@@ -10,7 +10,7 @@ from flows.result import Grid, Result
 
 def list_versions(root: str, kind: str | None) -> Result:
     """Every published version, newest publication first."""
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "kind": info.kind,
             "version": info.version,

@@ -1,4 +1,4 @@
-"""Two ways to run a flow's pieces: a plain loop, and a Ray Data actor pool. Same worker classes, equal results.
+"""Two ways to run a flow's pieces: a plain loop, and Ray Data. Same worker classes, equal results.
 
 A piece is a small dictionary with an id under "piece". A worker turns it into files in a draft and returns a small
 record; the record is marked done in the draft by the process that did the work, so a killed driver loses nothing.
@@ -10,8 +10,11 @@ import json
 import logging
 import os
 import platform
+import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 from bcls_core.store import Draft
@@ -45,18 +48,52 @@ class _Runner:
     def __call__(self, piece: Piece) -> Record:
         started = time.perf_counter()
         result = self._work(piece)
-        origin = {"seconds": round(time.perf_counter() - started, 4), "pid": os.getpid(), "node": platform.node()}
+        seconds = round(time.perf_counter() - started, 4)
+        origin: dict[str, Any] = {"task": _task_id(), "pid": os.getpid(), "node": platform.node(), "seconds": seconds}
         record = {"piece": piece["piece"], "result": result, "origin": origin}
         if self._draft is not None:
             self._draft.mark(piece["piece"], record)
         return record
 
 
-class _RayRunner(_Runner):
+def _task_id() -> str | None:
+    """The Ray task this runs in; None in a plain process."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_task_id() if ray is not None and ray.is_initialized() else None
+
+
+class _RayRunner:
     """The same over Ray Data batches of one row; pieces travel as JSON, so their types survive the trip."""
 
+    def __init__(self, stage: str, worker: WorkerClass, arguments: dict[str, Any], draft: Draft | None) -> None:
+        self._stage = stage
+        self._make = partial(_Runner, worker, arguments, draft)
+
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {"record": [json.dumps(super(_RayRunner, self).__call__(json.loads(text))) for text in batch["piece"]]}
+        runner = _runner_of_stage(self._stage, self._make)
+        return {"record": [json.dumps(runner(json.loads(text))) for text in batch["piece"]]}
+
+
+class _RayActor:
+    """A Ray Data actor around a runner."""
+
+    def __init__(self, runner: _RayRunner) -> None:
+        self._runner = runner
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        return self._runner(batch)
+
+
+_newest_runner: tuple[str, _Runner] | None = None
+
+
+def _runner_of_stage(stage: str, make: Callable[[], _Runner]) -> _Runner:
+    """This process's runner for a stage: made for its first piece, kept for the rest, dropped for the next stage's."""
+    global _newest_runner
+    if _newest_runner is None or _newest_runner[0] != stage:
+        _newest_runner = None
+        _newest_runner = (stage, make())
+    return _newest_runner[1]
 
 
 class LocalBackend:
@@ -75,7 +112,7 @@ class LocalBackend:
 
 
 class RayBackend:
-    """Runs pieces in a pool of Ray actors."""
+    """Runs pieces through Ray Data, at most `workers` at once."""
 
     name = "ray"
 
@@ -94,20 +131,27 @@ class RayBackend:
         self, worker: WorkerClass, arguments: dict[str, Any], pieces: list[Piece], draft: Draft | None
     ) -> Iterator[Record]:
         import ray
-        from ray.data import ActorPoolStrategy
+        from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
         from flows.cluster_session import ensure_ray
 
         ensure_ray()
         size = min(self._workers, len(pieces))
         table = ray.data.from_items([{"piece": json.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces))
-        # Half a CPU each: whole ones would leave none for the tasks that feed the actors on a two-core machine.
+        runner = _RayRunner(uuid.uuid4().hex, worker, arguments, draft)
+        # On CPUs tasks: unlike an actor, the process that ran one stage serves the next, its imports paid for. Half a
+        # CPU each leaves room for what feeds them on a two-core machine. A GPU belongs to the actor that loaded on it.
+        on_gpu = arguments.get("device") == "cuda"
+        if on_gpu:
+            compute, resources = ActorPoolStrategy(size=size), {"num_gpus": 1}
+        else:
+            compute, resources = TaskPoolStrategy(size=size), {"num_cpus": 0.5}
         records = table.map_batches(
-            _RayRunner,
+            _RayActor if on_gpu else runner,
             batch_size=1,
-            compute=ActorPoolStrategy(size=size),
-            num_cpus=0.5,
-            fn_constructor_args=(worker, arguments, draft),
+            compute=compute,
+            **({"fn_constructor_args": (runner,)} if on_gpu else {}),
+            **resources,
         )
         for row in records.iter_rows():
             yield json.loads(row["record"])

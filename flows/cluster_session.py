@@ -18,12 +18,15 @@ def ensure_ray() -> None:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     local = address == "local"
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address=address,
         include_dashboard=False if local else None,
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR,
         log_to_driver=False,
     )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    import ray.data
+
+    # The flows show their own progress, in pieces.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False

@@ -24,7 +24,7 @@ def evaluate(context: Context, training: Artifact, split: str) -> Result:
     job = context.tracker.job(
         "evaluate",
         version_of({"training": training.content_digest, "split": split, "algorithm": EVALUATION_ALGORITHM}),
-        experiment=training.manifest.statistics["recipe"],
+        experiment=str(training.manifest.statistics["recipe"]),
     )
     with job:
         if job.is_finished:

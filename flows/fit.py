@@ -72,10 +72,8 @@ def _fit_on_ray(context: Context, training: TrainingJob, job: Job, logged: set[i
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        return failure
-    return error
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    return next(iter(failures.values()), error)
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:

@@ -7,12 +7,15 @@ from typing import Any
 from bcls_core.config import Recipe, content_of
 from bcls_core.data.ingest import IngestPlan, determinants_of, plan_ingest
 from bcls_core.data.inputs import input_digest
+from bcls_core.data.schema import SCHEMA, SPLITS
 from bcls_core.store import Artifact, Draft
 from flows.backend import Record, origins, results
 from flows.context import Context
 from flows.produce import Produced, produce, version_of
 from flows.result import Grid, Result
 from flows.tracking import Job
+
+_STATES = ("input", "accepted", "rejected")
 
 
 def run(context: Context, recipe: Recipe) -> Result:
@@ -47,7 +50,7 @@ def _compute(
     made = run_pieces(plan.worker, plan.arguments, plan.pieces, "ingesting images")
     return draft.commit(
         fingerprint=determined,
-        schema="corpus/1",
+        schema=SCHEMA,
         statistics={"recipe": recipe.name, **plan.finish(made, inputs)},
         sidecar={"mlflow_run": job.run_id, "pieces": origins(records)},
     )
@@ -65,10 +68,10 @@ def _runner(context: Context, draft: Draft | None, records: list[Record]) -> Any
 
 
 def _record(job: Job, recipe: Recipe, corpus: Artifact) -> None:
-    statistics = corpus.manifest.statistics
+    statistics: dict[str, Any] = dict(corpus.manifest.statistics)
     job.log_params({"ingest": content_of(recipe.ingest)})
-    counts = {f"{source}/{state}": statistics[source][state] for source in ("images", "captions") for state in ("accepted", "rejected")}
-    job.log_metrics(counts)
+    for source in ("images", "captions"):
+        job.log_metrics({f"{source}/{state}": statistics[source][state] for state in ("accepted", "rejected")})
     job.log_text(recipe.model_dump_json(indent=2), "recipe.json")
     job.set_tags({"bcls.version": corpus.version, "bcls.content_digest": corpus.content_digest})
 
@@ -76,7 +79,7 @@ def _record(job: Job, recipe: Recipe, corpus: Artifact) -> None:
 def report(produced: Produced) -> Result:
     """The corpus as the command shows it: what went in, what was accepted, what was not and why."""
     corpus = produced.artifact
-    statistics = corpus.manifest.statistics
+    statistics: dict[str, Any] = dict(corpus.manifest.statistics)
     facts = {
         "version": corpus.version,
         "content_digest": corpus.content_digest,
@@ -84,13 +87,13 @@ def report(produced: Produced) -> Result:
         **{key: statistics[key] for key in ("images", "captions", "rejects", "splits")},
     }
     rows = [
-        (source, *(statistics[source][state] for state in ("input", "accepted", "rejected")), statistics["rejects"][source])
+        (source, *(statistics[source][state] for state in _STATES), statistics["rejects"][source])
         for source in ("images", "captions")
     ]
     grid = Grid(("records", "input", "accepted", "rejected", "reasons"), rows)
     splits = Grid(
         ("split", "images", "captions"),
-        [(name, counts["images"], counts["captions"]) for name, counts in statistics["splits"].items()],
+        [(split, statistics["splits"][split]["images"], statistics["splits"][split]["captions"]) for split in SPLITS],
     )
     hidden = frozenset({"version", "state", "images", "captions", "rejects", "splits"})
     return Result(f"corpus {corpus.version} ({produced.state})", facts, (grid, splits), hidden)

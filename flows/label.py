@@ -72,7 +72,7 @@ def _record(job: Job, recipe: Recipe, corpus: Artifact, labels: Artifact) -> Non
     job.log_params({"label": recipe.label.model_dump(mode="json")})
     job.log_inputs([corpus])
     for name, quantiles in gaps.items():
-        job.log_metrics({f"gap/{name}/p{percentile}": quantiles.values[percentile] for percentile in _SHOWN_PERCENTILES})
+        job.log_metrics({f"gap/{name}/p{p}": quantiles.values[p] for p in _SHOWN_PERCENTILES})
     job.log_figure(label_quantiles({name: list(quantiles.values) for name, quantiles in gaps.items()}), "gaps.png")
     job.log_text(recipe.model_dump_json(indent=2), "recipe.json")
     job.set_tags({"bcls.version": labels.version, "bcls.content_digest": labels.content_digest})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def _logged_model(context: Context, training: Artifact, job: Job) -> str:
     ready = [model for model in found if model.status == LoggedModelStatus.READY]
     if ready:
         return str(ready[0].model_id)
-    with mlflow.start_run(run_id=job.run_id):
+    # MLflow advises type hints and an input example, which are for models without an explicit signature.
+    with mlflow.start_run(run_id=job.run_id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="mlflow")
         info = mlflow.pyfunc.log_model(
             name="student",
             python_model=str(_MODEL_CODE),
@@ -115,6 +118,6 @@ def _gate(
     if new >= old - settings.max_drop:
         return None
     return (
-        f"gate: {settings.alias} stays on version {holder.version}: its val rsum is {old:.1f}, the new model's {new:.1f}. "
-        f"To accept a drop set registry.max_drop."
+        f"gate: {settings.alias} stays on version {holder.version}: its val rsum is {old:.1f}, that of version "
+        f"{version.version} {new:.1f}. To accept a drop set registry.max_drop."
     )

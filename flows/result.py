@@ -45,8 +45,9 @@ class Result:
         buffer = StringIO()
         console = Console(file=buffer, width=110, highlight=False, markup=False)
         for part in self.parts:
-            buffer.write(part.as_text() + "\n")
-        console.print(self.title)
+            buffer.write(part.as_text() + "\n\n")
+        if self.title:
+            console.print(self.title)
         shown = {name: value for name, value in self.facts.items() if name not in self.hidden}
         width = max((len(name) for name in shown), default=0)
         for name, value in shown.items():

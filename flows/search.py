@@ -9,10 +9,10 @@ from typing import get_args
 
 import numpy as np
 import torch
-from bcls_core.data.rows import CorpusRows
 from torch import Tensor
 
 from bcls_core.config import Split
+from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError, InputError
 from bcls_core.report import SearchHit, SearchPage, render_search_page
 from bcls_core.store import Artifact

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+# Read when MLflow is imported: no telemetry, and no bars for copying a model's files.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow import MlflowClient
@@ -19,6 +21,10 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunStatu
 from bcls_core.config import RuntimeSettings
 from bcls_core.errors import ConfigError
 from bcls_core.store import Artifact
+
+# What MLflow says of its tables and of pip requirements is no news to whoever runs a flow.
+for _name in ("mlflow.store.db.utils", "mlflow.utils.requirements_utils", "alembic"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 _FINGERPRINT = "bcls.fingerprint"
 _BATCH = 1000

@@ -86,7 +86,8 @@ SMALL = (
     "train.epochs=2",
     "train.batch_size=32",
     "runtime.shard_images=32",
-    "train.student.image.config={model_type: convnext, num_stages: 2, patch_size: 8, hidden_sizes: [8, 16], depths: [1, 1]}",
+    "train.student.image.config={model_type: convnext, num_stages: 2, patch_size: 8, hidden_sizes: [8, 16], "
+    "depths: [1, 1]}",
     "train.student.text.config={model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
     "intermediate_size: 32}",
     "train.student.dim=16",

@@ -20,7 +20,6 @@ class EmbeddingMeasureSettings(Section):
     )
     revision: Annotated[str | None, RUNTIME] = None
     prompt: str = ""
-    batch_size: Annotated[PositiveInt, RUNTIME] = 128
 
 
 class CiderMeasureSettings(Section):

@@ -77,7 +77,7 @@ class CustomStudent(Section):
 
     kind: Literal["custom"]
     target: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] = Field(description="module.path:ClassName")
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 StudentSettings = Annotated[TwoTowerStudent | CustomStudent, Field(discriminator="kind")]

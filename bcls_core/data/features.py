@@ -7,9 +7,11 @@ be mapped and are unpacked once per process.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -24,6 +26,18 @@ from bcls_core.errors import CorpusError
 _IDS, _FEATURES = "image_id", "features"
 _WAY_OUT = "Write it with np.savez(FILE, image_id=np.array(ids, dtype=str), features=matrix.astype(np.float16))."
 _LOCAL_HEADER_BYTES = 30
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+    # numpy's parser of array headers
+    SyntaxError,
+    TokenError,
+)
 
 
 class FeatureFile:
@@ -50,8 +64,8 @@ class FeatureFile:
                     raise self._error(f"{_IDS} has {n_ids} entries, {_FEATURES} {shape[0]} rows")
                 with archive.open(f"{_IDS}.npy") as handle:
                     ids = npy.read_array(handle, allow_pickle=False)
-        except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise self._error(f"cannot be read as an .npz file ({error})") from error
+        except _DAMAGE as error:
+            raise self._unreadable(error) from error
         self._shape = shape
         self.dim = shape[1]
         self._row_of = {image_id: row for row, image_id in enumerate(ids.tolist())}
@@ -78,6 +92,12 @@ class FeatureFile:
 
     @cached_property
     def _matrix(self) -> NDArray[Any]:
+        try:
+            return self._mapped_or_read()
+        except _DAMAGE as error:
+            raise self._unreadable(error) from error
+
+    def _mapped_or_read(self) -> NDArray[Any]:
         with zipfile.ZipFile(self.path) as archive, self.path.open("rb") as file:
             member = archive.getinfo(f"{_FEATURES}.npy")
             if member.compress_type != zipfile.ZIP_STORED:
@@ -115,6 +135,9 @@ class FeatureFile:
         name = str(names[counts > 1][0])
         first, second = np.flatnonzero(ids == name)[:2]
         return f"{_IDS} {name!r} stands in rows {first} and {second}; each image may have one row"
+
+    def _unreadable(self, error: Exception) -> CorpusError:
+        return self._error(f"cannot be read as an .npz file ({error})")
 
     def _error(self, found: str) -> CorpusError:
         return CorpusError(f"{self.path}: {found}. {_WAY_OUT}")

@@ -21,7 +21,7 @@ import PIL
 from bcls_core.config import DemoIngest, IngestSettings, KarpathyIngest, content_of
 from bcls_core.data.demo import CAPTIONS_PER_SCENE, split_size
 from bcls_core.data.inputs import FileSum, Piece, Result, Run
-from bcls_core.data.karpathy import Annotations, read_karpathy
+from bcls_core.data.karpathy import read_karpathy
 from bcls_core.data.rejects import CAPTIONS_SOURCE, IMAGES_SOURCE
 from bcls_core.data.schema import SPLITS
 from bcls_core.data.shard_file import ShardPlan, write_plan
@@ -73,7 +73,15 @@ class IngestPlan:
         Raises:
             CorpusError: nothing was accepted, or the input changed meanwhile.
             BclsError: rows were lost.
+            After either the draft is discarded, so that the next attempt reads everything anew.
         """
+        try:
+            return self._checked(results, inputs)
+        except BclsError:
+            self.arguments["draft"].discard()
+            raise
+
+    def _checked(self, results: Sequence[Result], inputs: Mapping[str, Any]) -> dict[str, Any]:
         statistics = summarise(self.input_rows, results)
         self._check_input_unchanged(results, inputs)
         if statistics["images"]["accepted"] == 0:
@@ -106,8 +114,6 @@ class PlanShards:
 
     def __call__(self, _piece: Piece) -> Result:
         annotations = read_karpathy(self._settings.annotations, splits=self._settings.splits)
-        if not annotations.records:
-            raise _nothing_usable(self._settings, annotations)
         shards = 0
         for split, group in groupby(annotations.records, key=lambda record: record.split):
             records = list(group)
@@ -149,8 +155,8 @@ def summarise(input_rows: Mapping[str, int], results: Sequence[Result]) -> dict[
         accepted, rejected = sum(result[source] for result in results), reasons.total()
         if accepted + rejected != input_rows[source]:
             raise BclsError(
-                f"{input_rows[source]} {source} went in, {accepted} were accepted, {rejected} rejected: rows were lost. "
-                "Nothing was published; this is a fault of the program, please report it with the recipe."
+                f"{input_rows[source]} {source} went in, {accepted} were accepted, {rejected} rejected: rows got lost."
+                " Nothing was published; this is a fault of the program, please report it with the recipe."
             )
         statistics[source] = {"input": input_rows[source], "accepted": accepted, "rejected": rejected}
         statistics["rejects"][source] = dict(sorted(reasons.items()))
@@ -170,12 +176,3 @@ def _plan_demo(settings: DemoIngest, shard_images: int, draft: Draft) -> IngestP
     images = sum(split_size(settings, split) for split in SPLITS)
     input_rows = {IMAGES_SOURCE: images, CAPTIONS_SOURCE: images * CAPTIONS_PER_SCENE}
     return IngestPlan(DemoShard, {"settings": settings, "draft": draft}, pieces, input_rows, None)
-
-
-def _nothing_usable(settings: KarpathyIngest, annotations: Annotations) -> CorpusError:
-    reasons = Counter(reject.reason.value for reject in annotations.rejects)
-    counted = ", ".join(f"{reason} {rows}" for reason, rows in sorted(reasons.items()))
-    return CorpusError(
-        f"{settings.annotations.name}: none of its {annotations.input_images} images can be used ({counted}). "
-        "Check ingest.annotations."
-    )

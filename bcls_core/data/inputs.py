@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bcls_core.config import DemoIngest, IngestSettings, KarpathyIngest
+from bcls_core.data.features import FeatureFile
 from bcls_core.data.image_folder import read_inside
 from bcls_core.data.images import largest_file
 from bcls_core.data.karpathy import Annotations, read_karpathy
@@ -69,6 +70,7 @@ class HashInputs:
     def __call__(self, piece: Piece) -> Result:
         if self._settings.images is None:
             features = cast("Path", self._settings.features)  # settings have one of the two
+            FeatureFile(features)  # raises now what would be raised after hours
             return {"annotations": self._annotations.sha256, "features": _sha256_of(features)}
         if "start" not in piece:
             return {"annotations": self._annotations.sha256, "images": len(self._annotations.records)}

@@ -13,7 +13,8 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
@@ -58,7 +59,8 @@ def read_karpathy(path: Path, *, splits: Mapping[str, str]) -> Annotations:
     Args:
         splits: renames splits of the source, on top of `KNOWN_SPLITS`.
     Raises:
-        CorpusError: the file cannot be read, is not JSON, has another shape, holds no image, or names an unknown split.
+        CorpusError: the file cannot be read, is not JSON, has another shape, names an unknown split, or holds no image
+            with a caption.
     """
     data = _read(path)
     images = _images(_parse(data, path), path.name)
@@ -68,6 +70,8 @@ def read_karpathy(path: Path, *, splits: Mapping[str, str]) -> Annotations:
     for index, (image, split) in enumerate(zip(images, split_of, strict=True)):
         place = f"{path.name}: images[{index}]"
         collector.add(image["filename"], split, _paths(image), list(_captions(image, free_ids, place)), place)
+    if not collector.records:
+        raise CorpusError(f"{path.name}: none of its {len(images)} images can be used ({_counted(collector.rejects)}).")
     records = sorted(collector.records, key=lambda record: SPLITS.index(record.split))
     return Annotations(
         records, collector.rejects, collector.input_images, collector.input_captions, sha256(data).hexdigest()
@@ -170,6 +174,10 @@ def _paths(image: dict[str, Any]) -> tuple[str, ...]:
     """Published archives keep `filepath` as a folder, flat copies of them do not: both are looked for."""
     filename, folder = image["filename"], image.get("filepath", "")
     return (f"{folder}/{filename}", filename) if folder else (filename,)
+
+
+def _counted(rejects: Sequence[Reject]) -> str:
+    return ", ".join(f"{rows} x {reason}" for reason, rows in Counter(r.reason.value for r in rejects).most_common())
 
 
 def _kind(value: Any) -> str:

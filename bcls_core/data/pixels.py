@@ -36,7 +36,11 @@ _pillow_settings = threading.Lock()
 
 
 def load_rgb(data: bytes) -> Image.Image:
-    """The upright RGB picture in encoded bytes that `inspect_image` has accepted."""
+    """The upright RGB picture in encoded bytes that `inspect_image` has accepted.
+
+    Raises:
+        PIL.Image.DecompressionBombError: more pixels than Pillow itself allows (`Image.MAX_IMAGE_PIXELS`, twice).
+    """
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         return upright_rgb(image)
 

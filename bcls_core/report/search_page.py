@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, ImageOps
+
+from bcls_core.data.pixels import load_rgb
 
 _THUMBNAIL = 220
 
@@ -52,8 +53,7 @@ def render_search_page(page: SearchPage) -> str:
 
 def thumbnail(image: bytes) -> str:
     """A small JPEG of an encoded picture, as a data URI."""
-    with Image.open(io.BytesIO(image)) as opened:
-        small = ImageOps.exif_transpose(opened).convert("RGB")
+    small = load_rgb(image)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)

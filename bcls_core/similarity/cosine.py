@@ -33,7 +33,7 @@ def stored_rows(embeddings: ArrayLike, what: str = "embeddings") -> StoredRows:
     [2^-10, 2^15], where fp16 loses bits or overflows, is first multiplied by a power of two, which changes no cosine.
 
     Args:
-        embeddings: (rows, dimension) numpy array, torch tensor on the CPU, or nested sequence.
+        embeddings: (rows, dimension) numpy array, torch tensor, or nested sequence.
         what: how an error calls them.
     Raises:
         ShapeError: not a matrix of numbers, not finite, or a row is all zeros and has no direction.
@@ -150,7 +150,7 @@ def _published(dots: Float64Array, norms: Float64Array) -> FloatArray:
 
 def _matrix(embeddings: Any, what: str) -> NDArray[Any]:
     if hasattr(embeddings, "detach"):  # a tensor; numpy knows no bfloat16
-        embeddings = embeddings.detach()
+        embeddings = embeddings.detach().cpu()
         embeddings = embeddings if str(embeddings.dtype) == "torch.float16" else embeddings.double()
     try:
         array = np.asarray(embeddings)

@@ -55,6 +55,13 @@ class _LabelWorker:
     def _shards_of(self, split: str | None) -> list[int]:
         return [shard for shard, other in enumerate(self._splits) if other == split]
 
+    def _need_train(self) -> None:
+        if "train" not in self._splits:
+            raise CorpusError(
+                f"corpus {self._corpus.version} has no captions of split train, and labels are fitted on it. "
+                "Ingest it again and map one of its splits to train."
+            )
+
     def _captions(self, shard: int) -> pa.Table:
         return self._corpus.read(CAPTIONS, shard)
 
@@ -79,15 +86,12 @@ class FitCider(_LabelWorker):
     """
 
     def __call__(self, _: Piece) -> Record:
+        self._need_train()
         counter = DocumentCounter()
         for shard, split in enumerate(self._splits):
             captions = self._captions(shard)
             images = captions.column("image_id").to_pylist()
             counter.add(captions.column("caption").to_pylist(), images, counted=split == "train")
-        if "train" not in self._splits:
-            raise CorpusError(
-                f"corpus {self._corpus.version} has no train captions to fit CIDEr on. Name a train split."
-            )
         frequencies = counter.frequencies()
         self._draft.write_table(FREQUENCIES, 0, frequencies.to_table())
         return {"rows": len(frequencies.ids), "images": frequencies.images}
@@ -172,6 +176,7 @@ class EstimateGaps(_LabelWorker):
         return {"rows": tables.num_rows}
 
     def _tables(self) -> Iterator[pa.Table]:
+        self._need_train()
         ids, images = self._image_of("train")
         for measure, settings in sorted(self._measures.items()):
             kind = kind_of(settings)

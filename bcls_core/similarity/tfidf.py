@@ -78,12 +78,6 @@ class TfidfSimilarity:
         return scores, ids
 
 
-def concatenate(blocks: list[SparseRows]) -> SparseRows:
-    """Rows of several blocks below each other; a block that knows fewer n-grams is widened."""
-    width = max(block.shape[1] for block in blocks)
-    return sparse.vstack([_widened(block, width) for block in blocks], format="csr")
-
-
 def _alike(a: SparseRows, b: SparseRows) -> tuple[SparseRows, SparseRows]:
     """Both in float64 over the n-grams that occur in either: a vocabulary has millions, a batch some thousands."""
     used = np.unique(np.concatenate([a.indices, b.indices]))
@@ -93,10 +87,6 @@ def _alike(a: SparseRows, b: SparseRows) -> tuple[SparseRows, SparseRows]:
 def _renumbered(rows: SparseRows, used: IntArray) -> SparseRows:
     indices = np.searchsorted(used, rows.indices).astype(np.int32)
     return sparse.csr_array((rows.data.astype(np.float64), indices, rows.indptr), shape=(rows.shape[0], len(used)))
-
-
-def _widened(rows: SparseRows, width: int) -> SparseRows:
-    return sparse.csr_array((rows.data, rows.indices, rows.indptr), shape=(rows.shape[0], width))
 
 
 def _tile(a: SparseRows, transposed: SparseRows) -> FloatArray:

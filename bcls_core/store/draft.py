@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,13 +78,7 @@ class Draft:
         content = to_parquet(data, f"{self.url}/{path}", row_group_size=row_group_size)
         rows = row_digests(data)
         details = {"rows": data.num_rows, "table": table, "part": part, "columns": columns_of(data.schema)}
-        return self._write(
-            path,
-            lambda staging: self._filesystem.write(path=self._full(path), data=content.to_pybytes(), staging=staging),
-            lambda: hashlib.sha256(content).hexdigest(),
-            details,
-            rows,
-        )
+        return self._write(path, content, rows, details)
 
     def write_bytes(self, path: str, data: bytes) -> FileEntry:
         """Write a file.
@@ -93,11 +87,7 @@ class Draft:
             StoreError: the path leaves the version's folder, or the version is committed with another content.
         """
         check_file_path(path)
-        return self._write(
-            path,
-            lambda staging: self._filesystem.write(self._full(path), data, staging=staging),
-            lambda: hashlib.sha256(data).hexdigest(),
-        )
+        return self._write(path, data)
 
     def add_file(self, path: str, local: Path) -> FileEntry:
         """Copy a file of this machine in.
@@ -108,11 +98,7 @@ class Draft:
         check_file_path(path)
         if not local.is_file():
             raise StoreError(f"{local} is no file, so it cannot become {path} of {self.url}.")
-        return self._write(
-            path,
-            lambda staging: self._filesystem.copy_in(self._full(path), local, staging=staging),
-            lambda: _sha256_of(local),
-        )
+        return self._write(path, local)
 
     def add_tree(self, path: str, local: Path) -> list[FileEntry]:
         """Copy a folder of this machine in, with all files below it.
@@ -235,23 +221,25 @@ class Draft:
     def _write(
         self,
         path: str,
-        write: Callable[[str], Written],
-        sha256: Callable[[], str],
-        details: Mapping[str, Any] | None = None,
+        content: bytes | Path,
         rows: RowDigests | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> FileEntry:
         try:
             if not self._is_committed():
-                written = write(self._workspace.staging)
-                entry = DraftEntry(
-                    path=path, size=written.size, sha256=written.sha256, stamp=written.stamp, **(details or {})
-                )
+                written = self._put(self._full(path), content)
+                entry = DraftEntry(path=path, **vars(written), **(details or {}))
                 self._workspace.record(entry, rows)
                 return entry.public()
         except FileNotFoundError as error:
             if not self._is_committed():
                 raise self._closed(path) from error
-        return self._confirm(path, sha256(), rows)
+        return self._confirm(path, _sha256_of(content), rows)
+
+    def _put(self, path: str, content: bytes | Path) -> Written:
+        if isinstance(content, Path):
+            return self._filesystem.copy_in(path, content, staging=self._workspace.staging)
+        return self._filesystem.write(path, content, staging=self._workspace.staging)
 
     def _confirm(self, path: str, sha256: str, rows: RowDigests | None) -> FileEntry:
         """The committed entry of a path, if it has this content."""
@@ -288,6 +276,8 @@ class Draft:
         return f"{self._folder}/{path}"
 
 
-def _sha256_of(local: Path) -> str:
-    with local.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _sha256_of(content: bytes | Path) -> str:
+    if isinstance(content, Path):
+        with content.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    return hashlib.sha256(content).hexdigest()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from bcls_core.errors import StoreError
 from bcls_core.store.filesystem import Filesystem
 from bcls_core.store.names import check_path
 
@@ -29,17 +32,22 @@ class Scratch:
         """Write a file.
 
         Raises:
-            StoreError: the path leaves the folder.
+            StoreError: the path leaves the folder, or the draft was committed or discarded.
         """
-        self._filesystem.write(self._full(path), data, staging=self._staging)
+        with self._while_open(path):
+            self._filesystem.write(self._full(path), data, staging=self._staging)
 
     def add_tree(self, path: str, local: Path) -> None:
-        """Copy a folder of this machine in, with all files below it."""
+        """Copy a folder of this machine in, with all files below it.
+
+        Raises:
+            StoreError: as `write_bytes`.
+        """
         for item in sorted(local.rglob("*")):
             if item.is_file():
-                self._filesystem.copy_in(
-                    self._full(f"{path}/{item.relative_to(local).as_posix()}"), item, staging=self._staging
-                )
+                target = f"{path}/{item.relative_to(local).as_posix()}"
+                with self._while_open(target):
+                    self._filesystem.copy_in(self._full(target), item, staging=self._staging)
 
     def exists(self, path: str) -> bool:
         """Whether that file was written."""
@@ -61,6 +69,16 @@ class Scratch:
             with self.open(f"{path}/{name}") as source, target.open("wb") as sink:
                 while chunk := source.read(1 << 20):
                     sink.write(chunk)
+
+    @contextlib.contextmanager
+    def _while_open(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            where = f"{self._filesystem.url}/{self._folder}"
+            raise StoreError(
+                f"{where}/{path} cannot be written: the draft was committed or discarded. Run again."
+            ) from error
 
     def _full(self, path: str) -> str:
         return f"{self._folder}/{check_path(path)}"

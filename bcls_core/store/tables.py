@@ -12,8 +12,8 @@ from bcls_core.errors import StoreError
 from bcls_core.store.digest import columns_of
 
 
-def to_parquet(table: Any, where: str, *, row_group_size: int | None = None) -> Any:
-    """Parquet bytes (zstd) of a table, as an Arrow buffer; `where` is named in errors.
+def to_parquet(table: Any, where: str, *, row_group_size: int | None = None) -> bytes:
+    """Parquet bytes (zstd) of a table; `where` is named in errors.
 
     Chunks are merged and metadata that no digest covers is left out, so equal rows in equal order give equal bytes
     (of one pyarrow version).
@@ -31,7 +31,7 @@ def to_parquet(table: Any, where: str, *, row_group_size: int | None = None) -> 
         pq.write_table(plain, sink, compression="zstd", row_group_size=row_group_size)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{where}: Parquet cannot hold this table ({error}); cast the column it names.") from error
-    data = sink.getvalue()
+    data: bytes = sink.getvalue().to_pybytes()
     wanted, found = columns_of(plain.schema), columns_of(pq.read_schema(pa.BufferReader(data)))
     for name, kind in wanted.items():
         if found.get(name) != kind:
@@ -49,7 +49,8 @@ def from_parquet(handle: IO[bytes], where: str, columns: Sequence[str] | None = 
         StoreError: a column is not there, or the file is damaged.
     """
     try:
-        file = pq.ParquetFile(handle)
+        # Pre-buffering reads Python handles from threads that outlive the call, and can abort the interpreter at exit.
+        file = pq.ParquetFile(handle, pre_buffer=False)
         names = file.schema_arrow.names
         if columns is not None and (unknown := [name for name in columns if name not in names]):
             raise StoreError(f"{where} has no column {', '.join(map(repr, unknown))}; it has {', '.join(names)}.")

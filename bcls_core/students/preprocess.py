@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from bcls_core.data.pixels import load_rgb
 from bcls_core.errors import CorpusError, ModelError
 from bcls_core.students.loading import first_line
 
@@ -26,13 +26,12 @@ RawImage = bytes | Image.Image
 
 
 def decode(image: RawImage) -> Image.Image:
-    """An RGB image, turned upright as its EXIF orientation says.
+    """An upright RGB image: encoded bytes as ingest decodes them, an opened image converted.
 
     Raises:
         OSError: the bytes are not an image, or are cut off.
     """
-    opened = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
-    return ImageOps.exif_transpose(opened).convert("RGB")
+    return load_rgb(image) if isinstance(image, bytes) else ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _decode_all(images: Sequence[RawImage]) -> list[Image.Image]:

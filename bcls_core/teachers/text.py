@@ -138,6 +138,7 @@ def _refuse_pickles(folder: Path, name: str) -> None:
 def _load(folder: Path, name: str, device: str) -> Any:
     # Imported here: fingerprints are made before anything heavy is loaded.
     import torch
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     try:
@@ -148,7 +149,7 @@ def _load(folder: Path, name: str, device: str) -> Any:
             local_files_only=True,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"model {name!r}: {folder} does not load as a sentence encoder: {error}\n"
             "  Name a sentence-transformers model (a folder with modules.json) or a transformers text model."

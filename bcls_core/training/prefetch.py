@@ -42,7 +42,7 @@ class Prefetcher(Generic[T]):
         for index in range(self._count):
             try:
                 item: T | BaseException = self._make(index)
-            except Exception as error:  # noqa: BLE001 - handed over to the consumer, who raises it
+            except Exception as error:
                 item = error
             while not self._stopped.is_set():
                 try:

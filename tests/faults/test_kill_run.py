@@ -1,4 +1,4 @@
-"""SIGKILL in the labels, in the training and in the registration: the same command again finishes, nothing is doubled."""
+"""SIGKILL in labels, training and registration: the same command again finishes, and nothing is doubled."""
 
 from __future__ import annotations
 

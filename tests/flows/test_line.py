@@ -148,7 +148,8 @@ import mlflow, pandas
 mlflow.set_tracking_uri("sqlite:///{bcls.root}/mlflow.db")
 model = mlflow.pyfunc.load_model("models:/demo@champion")
 image = open({str(picture)!r}, "rb").read()
-ranked = model.predict(pandas.DataFrame({{"image": [image] * 3, "caption": ["a red boat", "a tree", "a house at night"]}}))
+captions = ["a red boat", "a tree", "a house at night"]
+ranked = model.predict(pandas.DataFrame({{"image": [image] * 3, "caption": captions}}))
 assert sorted(ranked["rank"]) == [1, 2, 3], ranked
 assert ranked.sort_values("rank")["score"].is_monotonic_decreasing, ranked
 print("ranked", len(ranked))

@@ -125,7 +125,10 @@ def test_all_unknown_splits_are_named_at_once(tmp_path: Path) -> None:
         ({"images": []}, ['"images" is empty']),
         ({"images": [image("a"), 5]}, ["images[1] is a number"]),
         ({"images": [{"filename": "a", "split": "train"}]}, ["images[0] has no 'sentences'"]),
-        ({"images": [image("a"), {**image("b"), "filename": 7}]}, ["images[1].filename is a number, expected a string"]),
+        (
+            {"images": [image("a"), {**image("b"), "filename": 7}]},
+            ["images[1].filename is a number, expected a string"],
+        ),
         ({"images": [{**image("a"), "split": None}]}, ["images[0].split is null"]),
         ({"images": [{**image("a"), "sentences": {}}]}, ["images[0].sentences is an object, expected a list"]),
         ({"images": [{**image("a"), "filepath": ["x"]}]}, ["images[0].filepath is a list"]),

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcls_core.data.records import RecordCollector, caption_problem
@@ -111,6 +111,7 @@ captions_strategy = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c", ""]), captions_strategy), max_size=8))
 def test_every_row_is_accepted_or_rejected_once(images: list[tuple[str, list[tuple[Any, Any]]]]) -> None:
     collector = collect(*images)

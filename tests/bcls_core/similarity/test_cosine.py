@@ -53,13 +53,27 @@ def test_cosines_are_the_rational_ones_rounded(rows: np.ndarray, data: st.DataOb
     assert (np.diag(matrix) == 1).all()
 
 
-def test_unit_rows_have_exact_dot_products() -> None:
-    rows = unit_rows(np.random.default_rng(0), 40, 96)
+def wide_rows(rng: np.random.Generator, count: int, dimension: int) -> np.ndarray:
+    """Norms up to fp16's largest, values over its whole range."""
+    rows = rng.normal(size=(count, dimension)) * np.exp2(rng.integers(-22, 14, size=(count, dimension)))
+    rows[0], rows[1] = 65504, np.where(np.arange(dimension) % 2, 65504, 2.0**-24)
+    return rows.astype(np.float16)
+
+
+@pytest.mark.parametrize("kind", ["unit", "wide"])
+def test_sums_of_products_are_exact(kind: str) -> None:
+    """Float64 sums equal rational ones, part by part: so the order in which they are taken cannot matter."""
+    make = unit_rows if kind == "unit" else wide_rows
+    rows = make(np.random.default_rng(0), 6, 512)
     exact = ExactRows.of(rows)
-    assert exact.low is None
-    for i, j in [(0, 0), (3, 17), (39, 5)]:
-        products = [Fraction(float(p)) * Fraction(float(q)) for p, q in zip(rows[i], rows[j], strict=True)]
-        assert Fraction(float((exact.high @ exact.high.T)[i, j])) == sum(products, Fraction(0))
+    parts = [exact.high] if exact.low is None else [exact.high, exact.low]
+    assert len(parts) == (1 if kind == "unit" else 2)
+    for left in parts:
+        for right in parts:
+            sums = left @ right.T
+            for i, j in np.ndindex(6, 6):
+                products = [Fraction(p) * Fraction(q) for p, q in zip(left[i].tolist(), right[j].tolist(), strict=True)]
+                assert Fraction(float(sums[i, j])) == sum(products, Fraction(0))
 
 
 def test_long_rows_in_any_company_and_order_give_the_same_bits() -> None:

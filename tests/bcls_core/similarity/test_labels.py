@@ -164,5 +164,7 @@ def test_embeddings_are_the_same_number_everywhere(corpus: Any) -> None:
 
 def test_a_corpus_without_training_captions_is_refused(make_corpus: Callable[..., Any], corpus: Any) -> None:
     only_test = make_corpus([corpus.of_split("test")])
-    with pytest.raises(CorpusError, match="no train captions"):
-        FitCider(only_test.root, only_test.artifact.version, VERSION)({"piece": "frequencies"})
+    places = (only_test.root, only_test.artifact.version, VERSION)
+    for worker in (FitCider(*places), EstimateGaps(*places, {"cider": CIDER}, 100, 0)):
+        with pytest.raises(CorpusError, match="no captions of split train"):
+            worker({"piece": "whole corpus"})

@@ -67,6 +67,15 @@ def test_a_job_overtaken_between_its_look_and_its_put(
     assert [item.version for item in store.publications("corpus")] == ["fast"]
 
 
+def test_a_gap_in_the_sequence_is_not_filled_from_behind(store: Store, make_version: MakeVersion) -> None:
+    for number, version in enumerate(("v1", "v2", "v3")):
+        store.publish(make_version(store, version), expected=number)
+    store.filesystem.remove_file("corpus/publications/00000002.json")
+    with pytest.raises(StalePublicationError):
+        store.publish(store.resolve("corpus", "v2"), expected=1)
+    assert store.filesystem.names("corpus/publications") == ["00000001.json", "00000003.json"]
+
+
 def test_rolling_back_is_publishing_again(store: Store, make_version: MakeVersion) -> None:
     for number, version in enumerate(("v1", "v2")):
         store.publish(make_version(store, version), expected=number)

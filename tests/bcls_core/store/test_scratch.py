@@ -27,6 +27,20 @@ def test_working_files_survive_and_never_become_part_of_the_version(store: Store
     assert store.verify(artifact) == []
 
 
+def test_a_committed_draft_takes_no_more_working_files(disk: Store, tmp_path: Path) -> None:
+    draft = disk.draft("training", "v1")
+    draft.write_bytes("model", b"m")
+    draft.commit(fingerprint={}, schema="training/1")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"x")
+    for attempt in (
+        lambda: draft.scratch.write_bytes("checkpoint", b"x"),
+        lambda: draft.scratch.add_tree("folder", tmp_path / "folder"),
+    ):
+        with pytest.raises(StoreError, match="committed or discarded"):
+            attempt()
+
+
 def test_working_files_stay_inside(store: Store) -> None:
     with pytest.raises(StoreError, match="cannot be written"):
         store.draft("training", "v1").scratch.write_bytes("../entries/x.json", b"x")

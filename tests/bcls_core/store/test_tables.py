@@ -16,11 +16,11 @@ def table() -> Any:
 
 
 def test_equal_rows_give_equal_bytes_however_they_are_held() -> None:
-    whole = to_parquet(table(), "t", row_group_size=32).to_pybytes()
+    whole = to_parquet(table(), "t", row_group_size=32)
     chunked = pa.concat_tables([table().slice(0, 13), table().slice(13)])
     described = table().replace_schema_metadata({"pandas": "{}"})
-    assert to_parquet(chunked, "t", row_group_size=32).to_pybytes() == whole
-    assert to_parquet(described, "t", row_group_size=32).to_pybytes() == whole
+    assert to_parquet(chunked, "t", row_group_size=32) == whole
+    assert to_parquet(described, "t", row_group_size=32) == whole
 
 
 def test_it_is_zstd_in_row_groups() -> None:
@@ -30,7 +30,7 @@ def test_it_is_zstd_in_row_groups() -> None:
 
 
 def test_columns_come_in_the_order_asked_for() -> None:
-    data = to_parquet(table(), "t").to_pybytes()
+    data = to_parquet(table(), "t")
     assert from_parquet(io.BytesIO(data), "t", ["word", "id"]).equals(table().select(["word", "id"]))
     assert from_parquet(io.BytesIO(data), "t").equals(table())
     with pytest.raises(StoreError, match="t has no column 'words'; it has id, word"):
@@ -38,7 +38,7 @@ def test_columns_come_in_the_order_asked_for() -> None:
 
 
 def test_a_damaged_file_is_named() -> None:
-    data = to_parquet(table(), "t").to_pybytes()
+    data = to_parquet(table(), "t")
     with pytest.raises(StoreError, match="captions/part-00000 cannot be read as Parquet"):
         from_parquet(io.BytesIO(data[:-9]), "captions/part-00000")
 

@@ -140,6 +140,16 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
         TextTeacher(str(folder))
 
 
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    whole = weights.resolve()
+    weights.unlink()
+    with whole.open("rb") as file:
+        weights.write_bytes(file.read(1_000_000))
+    with pytest.raises(ModelError, match="does not load as a sentence encoder"):
+        TextTeacher(str(folder))
+
+
 def test_code_beside_a_model_is_not_run(folder: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     modules = folder / "modules.json"

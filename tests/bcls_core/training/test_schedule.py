@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from torch import nn
 
@@ -20,7 +22,7 @@ def test_rises_then_falls_to_the_final_rate() -> None:
     rates = [learning_rate(step, 100, chosen) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert rates[10] == pytest.approx(1.0)
-    assert all(later < earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1)
     assert rates[10 + 44] == pytest.approx(0.1 + 0.9 * 0.5, abs=0.02), "half way down in the middle of the cosine"
 
