@@ -141,18 +141,12 @@ class RayBackend:
         runner = _RayRunner(uuid.uuid4().hex, worker, arguments, draft)
         # On CPUs tasks: unlike an actor, the process that ran one stage serves the next, its imports paid for. Half a
         # CPU each leaves room for what feeds them on a two-core machine. A GPU belongs to the actor that loaded on it.
-        on_gpu = arguments.get("device") == "cuda"
-        if on_gpu:
-            compute, resources = ActorPoolStrategy(size=size), {"num_gpus": 1}
+        if arguments.get("device") == "cuda":
+            records = table.map_batches(
+                _RayActor, fn_constructor_args=(runner,), batch_size=1, compute=ActorPoolStrategy(size=size), num_gpus=1
+            )
         else:
-            compute, resources = TaskPoolStrategy(size=size), {"num_cpus": 0.5}
-        records = table.map_batches(
-            _RayActor if on_gpu else runner,
-            batch_size=1,
-            compute=compute,
-            **({"fn_constructor_args": (runner,)} if on_gpu else {}),
-            **resources,
-        )
+            records = table.map_batches(runner, batch_size=1, compute=TaskPoolStrategy(size=size), num_cpus=0.5)
         for row in records.iter_rows():
             yield json.loads(row["record"])
 

@@ -77,6 +77,8 @@ class Workspace:
     def remove(self) -> None:
         """Remove all of it, the working files too; a missing one is fine."""
         if "_work" in self._filesystem.folders(self._folder):
+            # Where a folder cannot vanish at once: no mark may outlive the files it speaks of.
+            self._filesystem.remove_tree(f"{self._work}/marks")
             gone = f"{self._folder}/_gone-{uuid.uuid4().hex}"
             self._filesystem.make_folder(gone)
             self._filesystem.set_aside(self._work, gone)

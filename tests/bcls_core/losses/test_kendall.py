@@ -97,6 +97,10 @@ def test_equals_the_definition_with_ties_and_gaps_that_are_met_exactly(surrogate
         (torch.float64, (0.8, 0.5), 0.3, True),  # 0.30000000000000004
         (torch.float32, (0.8, 0.5), 0.3, False),  # the same labels, rounded to 0.3 exactly
         (torch.float32, (0.9, 0.6), 0.3, False),  # 0.29999995
+        (torch.float64, (0.75, 0.25 - 2**-56), 0.5, False),  # a little above 0.5, rounded to it
+        (torch.float32, (0.75, 0.25 - 2**-27), 0.5, False),
+        (torch.float16, (0.75, 0.25 - 2**-13), 0.5, False),
+        (torch.bfloat16, (0.75, 0.25 - 2**-10), 0.5, False),
         (torch.bfloat16, (1.0, 0.001), 0.9985, False),  # 0.999 is rounded to 1, and so is the gap
         (torch.float32, (1.0, 0.001), 0.9985, True),
     ],

@@ -131,6 +131,12 @@ def test_order_of_the_batch_does_not_matter(form):
     torch.testing.assert_close(shuffled.grad, plain.grad[order][:, order])
 
 
+def test_equally_hard_negatives_share_the_gradient():
+    scores = torch.tensor([[0.5, 0.4, 0.4]], requires_grad=True)
+    triplet_loss(scores, torch.tensor([[True, False, False]])).backward()
+    assert scores.grad.tolist() == [[-0.5, 0.25, 0.25]]  # halved: no caption has another image
+
+
 @pytest.mark.parametrize("form", FORMS, ids=form_name)
 def test_both_directions_weigh_the_same(form):
     generator = torch.Generator().manual_seed(4)

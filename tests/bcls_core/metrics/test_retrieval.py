@@ -137,12 +137,17 @@ def test_a_read_only_memory_map_is_enough(tmp_path):
 
 
 @settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 10**6), block=st.integers(1, 40), dtype=st.sampled_from([np.float16, np.float32]))
-def test_encodings_in_blocks_equal_the_matrix_with_duplicates(seed, block, dtype):
+@given(
+    seed=st.integers(0, 10**6),
+    distinct=st.sampled_from([5, 500]),  # five distinct rows: exact ties wherever they are repeated
+    block=st.integers(1, 70),
+    dtype=st.sampled_from([np.float16, np.float32]),
+)
+def test_encodings_in_blocks_equal_the_matrix_with_duplicates(seed, distinct, block, dtype):
     generator = np.random.default_rng(seed)
-    pool = generator.standard_normal((5, 7)).astype(dtype)  # few distinct rows: exact ties wherever they are repeated
-    images, captions = pool[generator.integers(0, 5, 11)], pool[generator.integers(0, 5, 31)]
-    caption_image = generator.integers(0, 11, 31)
+    pool = generator.standard_normal((distinct, 7)).astype(dtype)
+    images, captions = pool[generator.integers(0, distinct, 30)], pool[generator.integers(0, distinct, 70)]
+    caption_image = generator.integers(0, 30, 70)
     matrix = (images.astype(np.float64) @ captions.astype(np.float64).T).astype(np.float32)
     assert retrieval_from_encodings(images, captions, caption_image, block=block) == retrieval(matrix, caption_image)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,18 @@ def test_a_file_that_was_lost_or_changed_is_found(disk: Store, content: bytes | 
     with pytest.raises(StoreError, match="missing now: a" if content is None else "a is not what its record says"):
         draft.commit(fingerprint={}, schema="corpus/1")
     assert disk.find("corpus", "v1") is None
+
+
+def test_a_file_cut_short_behind_the_stamps_back_is_found(disk: Store) -> None:
+    draft = disk.draft("corpus", "v1")
+    draft.write_bytes("a", b"xyz")
+    path = Path(draft.url, "a")
+    before = path.stat()
+    with path.open("r+b") as handle:
+        handle.truncate(2)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(StoreError, match="2 bytes now, 3 written"):
+        draft.commit(fingerprint={}, schema="corpus/1")
 
 
 def test_a_copied_draft_is_as_good(disk: Store) -> None:

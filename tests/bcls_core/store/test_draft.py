@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
 from collections.abc import Callable
@@ -127,6 +128,38 @@ def test_another_layout_starts_over(store: Store, captions: MakeTable) -> None:
     assert (again.entries(), again.marks()) == ([], {})
     again.write_table("captions", 0, captions(0, 20))
     assert again.commit(fingerprint={}, schema="corpus/1").manifest.tables["captions"].rows == 20
+
+
+class Killed(BaseException):
+    """Stands for the death of the process."""
+
+
+@pytest.mark.parametrize("removals", range(12))
+def test_a_killed_discard_leaves_no_mark_without_its_files(
+    store: Store, captions: MakeTable, monkeypatch: pytest.MonkeyPatch, removals: int
+) -> None:
+    draft = store.draft("corpus", "v1", layout={"shards": 3})
+    for part in range(3):
+        draft.write_table("captions", part, captions(part, part + 1))
+        draft.mark(str(part), {})
+    left = removals
+
+    def remove_some(self: Any, path: str) -> None:
+        nonlocal left
+        for name in self.files(path):
+            if left == 0:
+                raise Killed
+            left -= 1
+            self.remove_file(f"{path}/{name}")
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(type(store.filesystem), "remove_tree", remove_some)
+        store.draft("corpus", "v1", layout={"shards": 1})
+    again = store.draft("corpus", "v1", layout={"shards": 3})
+    assert all(again.exists(f"captions/part-0000{part}.parquet") for part in again.marks())
+    for part in {"0", "1", "2"} - again.marks().keys():
+        again.write_table("captions", int(part), captions(int(part), int(part) + 1))
+    assert again.commit(fingerprint={}, schema="corpus/1").manifest.tables["captions"].rows == 3
 
 
 def test_a_draft_can_be_discarded_but_not_a_version(store: Store, make_version: MakeVersion) -> None:
