@@ -37,6 +37,9 @@ class Backend(Protocol):
     ) -> list[Record]:
         """Records in the order of `pieces`; pieces already marked in `draft` are not run again."""
 
+    def has_gpu(self) -> bool:
+        """Whether pieces could run on a GPU."""
+
 
 class _Runner:
     """A worker plus what every piece needs around it: timing, origin, and the done mark."""
@@ -110,6 +113,11 @@ class LocalBackend:
             _collect(done, map(runner, missing), pieces, what)
         return [done[piece["piece"]] for piece in pieces]
 
+    def has_gpu(self) -> bool:
+        import torch
+
+        return torch.cuda.is_available()
+
 
 class RayBackend:
     """Runs pieces through Ray Data, at most `workers` at once."""
@@ -126,6 +134,14 @@ class RayBackend:
         if missing:
             _collect(done, self._stream(worker, arguments, missing, draft), pieces, what)
         return [done[piece["piece"]] for piece in pieces]
+
+    def has_gpu(self) -> bool:
+        import ray
+
+        from flows.cluster_session import ensure_ray
+
+        ensure_ray()
+        return bool(ray.cluster_resources().get("GPU", 0) >= 1)
 
     def _stream(
         self, worker: WorkerClass, arguments: dict[str, Any], pieces: list[Piece], draft: Draft | None

@@ -53,12 +53,10 @@ class Context:
 
     @cached_property
     def device(self) -> str:
-        """Where towers run: `cuda` if asked for, or if there is one and `auto`."""
+        """Where towers run: what is asked for; for `auto` the GPUs of whoever does the work, if there are any."""
         if self.runtime.device != "auto":
             return self.runtime.device
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if self.backend.has_gpu() else "cpu"
 
 
 def absolute_root(root: str) -> str:

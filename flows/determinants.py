@@ -18,6 +18,8 @@ from bcls_core.config import (
 from bcls_core.store import Artifact
 
 TRAINING_ALGORITHM = 1
+EVALUATION_ALGORITHM = 1
+"""Raised by hand when the same inputs give other results."""
 
 
 def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> dict[str, Any]:
@@ -47,6 +49,16 @@ def of_labels(settings: LabelSettings, corpus: Artifact) -> dict[str, Any]:
         "settings": content_of(settings),
         "corpus": corpus.content_digest,
         "models": models,
+    }
+
+
+def of_evaluation(training: Artifact, split: str) -> dict[str, Any]:
+    """Determinants of the metrics of a training on a split."""
+    return {
+        "stage": "evaluate",
+        "algorithm": EVALUATION_ALGORITHM,
+        "training": training.content_digest,
+        "split": split,
     }
 
 

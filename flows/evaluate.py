@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bcls_core.store import Artifact
-from bcls_core.training import EVALUATION_ALGORITHM, EvaluateTraining
+from flows import determinants
 from flows.backend import results
 from flows.context import Context
 from flows.models import find_training
@@ -21,15 +21,14 @@ def run(context: Context, model: str, *, split: str) -> Result:
 def evaluate(context: Context, training: Artifact, split: str) -> Result:
     """The metrics of a training on a split; read from MLflow where they were computed before."""
     parents = training.manifest.parents
-    job = context.tracker.job(
-        "evaluate",
-        version_of({"training": training.content_digest, "split": split, "algorithm": EVALUATION_ALGORITHM}),
-        experiment=str(training.manifest.statistics["recipe"]),
-    )
+    version = version_of(determinants.of_evaluation(training, split))
+    job = context.tracker.job("evaluate", version, experiment=str(training.manifest.statistics["recipe"]))
     with job:
         if job.is_finished:
             metrics = {name.removeprefix(f"{split}/"): value for name, value in job.metrics.items()}
         else:
+            from bcls_core.training.evaluate import EvaluateTraining
+
             corpus, labels = (context.store.resolve(kind, parents[kind]) for kind in ("corpus", "labels"))
             arguments = {"corpus": corpus, "labels": labels, "training": training, "device": context.device}
             pieces = [{"piece": f"evaluate-{split}", "split": split}]

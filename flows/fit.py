@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bcls_core.errors import BclsError
-from bcls_core.training import TrainingJob, Workers
-from bcls_core.training import train as train_loop
+from bcls_core.training.loop import TrainingJob
+from bcls_core.training.loop import train as train_loop
+from bcls_core.training.parallel import Workers
 from flows.context import Context
 from flows.progress import progress_bar
 from flows.tracking import Job

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from bcls_core.config import CiderMeasureSettings, Recipe
-from bcls_core.report import label_quantiles
 from bcls_core.similarity import load_gaps
 from bcls_core.similarity.labels import EstimateGaps, FitCider, NeighboursShard, RepresentShard
 from bcls_core.store import Artifact, Draft
@@ -68,6 +67,8 @@ def _compute(
 
 
 def _record(job: Job, recipe: Recipe, corpus: Artifact, labels: Artifact) -> None:
+    from bcls_core.report.figures import label_quantiles
+
     gaps = load_gaps(labels)
     job.log_params({"label": recipe.label.model_dump(mode="json")})
     job.log_inputs([corpus])

@@ -17,7 +17,7 @@ from mlflow.types import ColSpec, Schema
 from bcls_core import __version__
 from bcls_core.config import RegistrySettings
 from bcls_core.store import Artifact
-from bcls_core.training import MODEL, read_history
+from bcls_core.training.history import MODEL, read_history
 from flows.context import Context
 from flows.models import TRAINING_TAG
 from flows.result import Result

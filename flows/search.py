@@ -17,7 +17,7 @@ from bcls_core.errors import ConfigError, InputError
 from bcls_core.report import SearchHit, SearchPage, render_search_page
 from bcls_core.store import Artifact
 from bcls_core.students import Student, load_student
-from bcls_core.training import MODEL
+from bcls_core.training.history import MODEL
 from flows.context import Context
 from flows.models import find_training
 from flows.progress import progress_bar

@@ -89,6 +89,8 @@ class Job:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self.is_finished:
+            return
         status = RunStatus.FINISHED if kind is None else RunStatus.KILLED if _is_signal(kind) else RunStatus.FAILED
         self.client.set_terminated(self.run_id, RunStatus.to_string(status))
 

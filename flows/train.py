@@ -7,11 +7,10 @@ from typing import Any
 from bcls_core.config import Recipe, content_of
 from bcls_core.data.rows import CorpusRows
 from bcls_core.store import Artifact, Draft
-from bcls_core.training import BuildInitialStudent, EncodeFrozenShard, TrainingJob, read_history
+from bcls_core.training.history import read_history
 from flows import determinants, lineage
 from flows.backend import origins, results
 from flows.context import Context
-from flows.fit import fit
 from flows.produce import Produced, produce, version_of
 from flows.result import Grid, Result
 from flows.tracking import Job
@@ -51,6 +50,12 @@ def _compute(
     draft: Draft,
     job: Job,
 ) -> Artifact:
+    # Imported here, so that a training that is there already is found without loading torch and transformers.
+    from bcls_core.training.frozen import EncodeFrozenShard
+    from bcls_core.training.initial import BuildInitialStudent
+    from bcls_core.training.loop import TrainingJob
+    from flows.fit import fit
+
     settings = recipe.train
     build = {"corpus": corpus, "draft": draft, "settings": settings}
     built = context.backend.run(

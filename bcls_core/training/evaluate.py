@@ -20,8 +20,6 @@ from bcls_core.training.history import MODEL
 from bcls_core.training.parallel import Workers
 from bcls_core.training.validate import encode_split, retrieval_and_agreement
 
-EVALUATION_ALGORITHM = 1
-
 
 class EvaluateTraining:
     """Piece worker: all metrics of one training's model on one split."""

@@ -29,7 +29,8 @@ def test_the_demo_learns_to_retrieve_and_to_order(bcls: Any) -> None:
 def untrained_metrics(bcls: Any) -> dict[str, float]:
     from bcls_core.config import load_recipe
     from bcls_core.store import Store
-    from bcls_core.training import evaluate, initial_student
+    from bcls_core.training.evaluate import evaluate
+    from bcls_core.training.initial import initial_student
     from flows import recipes
 
     store = Store(str(bcls.root))
