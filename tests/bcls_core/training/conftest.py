@@ -1,0 +1,72 @@
+"""A small demo corpus with its labels, and trainings on it in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcls_core.config import TrainSettings, load_recipe
+from bcls_core.data.ingest import determinants_of, plan_ingest
+from bcls_core.similarity.labels import EstimateGaps, FitCider, NeighboursShard, RepresentShard
+from bcls_core.store import Artifact, Store, fingerprint
+from bcls_core.training.initial import BuildInitialStudent
+from bcls_core.training.loop import TrainingJob
+from flows import recipes
+
+SETTINGS = (
+    "ingest.train=60",
+    "ingest.val=24",
+    "ingest.test=12",
+    "ingest.size=32",
+    "train.epochs=3",
+    "train.batch_size=28",
+    "train.student.image={size: 32, config: {model_type: convnext, num_stages: 2, patch_size: 8, hidden_sizes: [8, 16], "
+    "depths: [1, 1]}}",
+    "train.student.text={max_tokens: 24, config: {model_type: bert, hidden_size: 16, num_hidden_layers: 1, "
+    "num_attention_heads: 2, intermediate_size: 32, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}}",
+    "train.student.dim=16",
+)
+
+
+class TrainingGround:
+    """A store with a corpus and labels, in which trainings are begun."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+        self.recipe = load_recipe(recipes.find("demo"), SETTINGS)
+        self.corpus = self._ingest()
+        self.labels = self._label()
+
+    def begin(self, version: str, **changes: Any) -> TrainingJob:
+        """A training with its initial student built; the recipe's settings but for `changes`."""
+        settings: TrainSettings = self.recipe.train.model_copy(update=changes)
+        draft = self.store.draft("training", version)
+        BuildInitialStudent(self.corpus, draft, settings)({"piece": "initial-student"})
+        return TrainingJob(self.corpus, self.labels, draft, settings, "cider")
+
+    def _ingest(self) -> Artifact:
+        determined = determinants_of(self.recipe.ingest, {})
+        draft = self.store.draft("corpus", fingerprint(determined)[:16])
+        plan = plan_ingest(self.recipe.ingest, 24, draft, lambda *_: [])
+        worker = plan.worker(**plan.arguments)
+        statistics = plan.finish([worker(piece) for piece in plan.pieces], {})
+        return draft.commit(fingerprint=determined, schema="corpus/1", statistics=statistics)
+
+    def _label(self) -> Artifact:
+        draft = self.store.draft("labels", "small")
+        places = (str(self.store.url), self.corpus.version, draft.version)
+        measure = self.recipe.label.measures["cider"]
+        shards = [{"piece": str(shard), "shard": shard} for shard in range(len(self.corpus.parts("captions")))]
+        FitCider(*places)({"piece": "fit"})
+        for worker in (RepresentShard(*places, "cider", measure), NeighboursShard(*places, "cider", measure, 8)):
+            for piece in shards:
+                worker(piece)
+        EstimateGaps(*places, {"cider": measure}, 2000, 0)({"piece": "gaps"})
+        return draft.commit(fingerprint={"stage": "label"}, schema="labels/1")
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> TrainingGround:
+    return TrainingGround(tmp_path_factory.mktemp("ground"))
