@@ -22,8 +22,8 @@ SETTINGS = (
     "ingest.size=32",
     "train.epochs=3",
     "train.batch_size=28",
-    "train.student.image={size: 32, config: {model_type: convnext, num_stages: 2, patch_size: 8, hidden_sizes: [8, 16], "
-    "depths: [1, 1]}}",
+    "train.student.image={size: 32, config: {model_type: convnext, num_stages: 2, patch_size: 8, "
+    "hidden_sizes: [8, 16], depths: [1, 1]}}",
     "train.student.text={max_tokens: 24, config: {model_type: bert, hidden_size: 16, num_hidden_layers: 1, "
     "num_attention_heads: 2, intermediate_size: 32, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}}",
     "train.student.dim=16",
