@@ -30,6 +30,8 @@ class ModelError(InputError):
 class ShapeError(BclsError, ValueError):
     """Arrays disagree in shape, or hold values no formula is defined for."""
 
+    exit_code = 2
+
 
 class StoreError(BclsError):
     """An artefact is missing, damaged, or written by a newer version."""
@@ -39,14 +41,12 @@ class UnknownArtifactError(InputError):
     """No artefact of that kind and version is published under this root."""
 
 
+class TrackingError(BclsError):
+    """The tracking server cannot be reached, or refuses."""
+
+
 class StalePublicationError(StoreError):
     """Somebody published a newer version while this job was at work; its own version is not made current."""
-
-
-class GateRejectedError(BclsError):
-    """A result was computed, and a gate refused to publish it; the old version stays current."""
-
-    exit_code = 3
 
 
 class LockHeldError(BclsError):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
+from bcls_core.errors import BclsError
 from bcls_core.store import Draft
 from flows.progress import progress_bar
 
@@ -149,7 +150,7 @@ class RayBackend:
         import ray
         from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-        from flows.cluster_session import ensure_ray
+        from flows.cluster_session import ensure_ray, require_resources
 
         ensure_ray()
         size = min(self._workers, len(pieces))
@@ -158,13 +159,35 @@ class RayBackend:
         # On CPUs tasks: unlike an actor, the process that ran one stage serves the next, its imports paid for. Half a
         # CPU each leaves room for what feeds them on a two-core machine. A GPU belongs to the actor that loaded on it.
         if arguments.get("device") == "cuda":
+            require_resources(size, gpus=1)
             records = table.map_batches(
                 _RayActor, fn_constructor_args=(runner,), batch_size=1, compute=ActorPoolStrategy(size=size), num_gpus=1
             )
         else:
             records = table.map_batches(runner, batch_size=1, compute=TaskPoolStrategy(size=size), num_cpus=0.5)
-        for row in records.iter_rows():
-            yield json.loads(row["record"])
+        try:
+            for row in records.iter_rows():
+                yield json.loads(row["record"])
+        except Exception as error:
+            raise own_error(error) or BclsError(f"a piece failed on Ray: {error}") from error
+
+
+def own_error(error: BaseException) -> BclsError | None:
+    """The project's own error inside what Ray wraps around a failure, if there is one."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        candidate = pending.pop()
+        if candidate is None or id(candidate) in seen:
+            continue
+        seen.add(id(candidate))
+        if isinstance(candidate, BclsError):
+            # Ray's wrapper is a subclass of the class it wraps, with its own long message; the cause is the original.
+            original = getattr(candidate, "cause", None)
+            return original if isinstance(original, BclsError) else candidate
+        failures = getattr(candidate, "worker_failures", None) or {}
+        pending += [candidate.__cause__, candidate.__context__, getattr(candidate, "cause", None), *failures.values()]
+    return None
 
 
 def origins(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcls_core.config import Recipe, RuntimeSettings, load_recipe, load_runtime
+from bcls_core.config import Recipe, RuntimeSettings, Split, load_recipe, load_runtime
 from bcls_core.errors import BclsError, ConfigError
 from flows import preflight, recipes
 from flows.context import Context, absolute_root
@@ -42,6 +42,7 @@ CorpusOption = Annotated[
 LabelsOption = Annotated[
     str | None, typer.Option("--labels", help="Label set version; the newest of the recipe if unset.")
 ]
+VersionArgument = Annotated[str, typer.Argument(help="Version, a unique prefix of one, or `current`.")]
 ModelOption = Annotated[
     str, typer.Option("--model", help="models:/NAME@alias, models:/NAME/VERSION or a training version.")
 ]
@@ -141,7 +142,7 @@ def train(
 @app.command()
 def evaluate(
     model: ModelOption,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[Split, typer.Option(help="What to evaluate on.")] = "test",
     overrides: SetOption = None,
     root: RootOption = None,
     local: LocalOption = False,
@@ -174,6 +175,8 @@ def search(
         raise ConfigError(f"--to {to}: expected images or captions.")
     if image is not None and not image.is_file():
         raise ConfigError(f"--image {image}: no such file.")
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise ConfigError(f"--html {html}: not a file in a folder that exists. Name a file to be written.")
     from flows import search as flow
 
     query = flow.Query(
@@ -194,13 +197,17 @@ def artifacts_list(
 
 
 @artifacts_app.command("show")
-def artifacts_show(kind: str, version: str = "current", root: RootOption = None, as_json: JsonOption = False) -> None:
+def artifacts_show(
+    kind: str, version: VersionArgument = "current", root: RootOption = None, as_json: JsonOption = False
+) -> None:
     """One version: tables, rows, parents, statistics, gates."""
     _artifacts("show", root, as_json, kind, version)
 
 
 @artifacts_app.command("verify")
-def artifacts_verify(kind: str, version: str = "current", root: RootOption = None, as_json: JsonOption = False) -> None:
+def artifacts_verify(
+    kind: str, version: VersionArgument = "current", root: RootOption = None, as_json: JsonOption = False
+) -> None:
     """Hash every file again and compare with the manifest."""
     _artifacts("verify", root, as_json, kind, version)
 

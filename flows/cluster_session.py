@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+
+from bcls_core.errors import ConfigError
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_V2_ENABLED": "1"}
 
@@ -16,17 +20,47 @@ def ensure_ray() -> None:
 
     if ray.is_initialized():
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     address = os.environ.get("RAY_ADDRESS", "local")
     local = address == "local"
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(
-        address=address,
-        include_dashboard=False if local else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if local else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"Ray at {address} cannot be reached: {error}\n  Check RAY_ADDRESS. If it speaks of an authentication "
+            "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on the cluster's head (see cluster/README.md)."
+        ) from error
+    # Ray installs a handler of its own, after which SIGTERM would end the process with another exit code than 143.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
     import ray.data
 
     # The flows show their own progress, in pieces.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def require_resources(workers: int, *, cpus: float = 0.0, gpus: int = 0) -> None:
+    """Refuses what the cluster could never hold, which Ray would wait for without a word.
+
+    Args:
+        cpus, gpus: of each worker.
+    Raises:
+        ConfigError: naming the request and what there is.
+    """
+    import ray
+
+    ensure_ray()
+    there = ray.cluster_resources()
+    for name, each in (("GPU", float(gpus)), ("CPU", cpus)):
+        if workers * each > there.get(name, 0.0):
+            raise ConfigError(
+                f"runtime.workers={workers} needs {workers * each:g} {name}s, and the cluster has "
+                f"{there.get(name, 0.0):g}. Set runtime.workers lower, or add nodes."
+            )

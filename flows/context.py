@@ -33,6 +33,11 @@ class Context:
     runtime: RuntimeSettings
     root: str
 
+    @property
+    def tracking_is_local(self) -> bool:
+        """Whether runs and models are kept in a file under the root."""
+        return not (self.runtime.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI"))
+
     @cached_property
     def store(self) -> Store:
         from bcls_core.store import Store
@@ -73,4 +78,6 @@ def absolute_root(root: str) -> str:
             f"root {root!r} is relative, and a Ray job runs in a temporary copy of the working directory. "
             "Give an absolute path or a URL that all nodes see: --root /shared/bcls-data"
         )
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"root {root!r} is a file. Name a folder, which is made if it does not exist.")
     return str(path.absolute())

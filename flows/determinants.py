@@ -5,16 +5,20 @@ A model is named by a path or a hub name, which says where it is; what determine
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from bcls_core.config import (
+    CustomStudent,
     EmbeddingMeasureSettings,
     LabelSettings,
     PretrainedTower,
     TrainSettings,
-    TwoTowerStudent,
     content_of,
 )
+from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
 
 TRAINING_ALGORITHM = 1
@@ -64,14 +68,33 @@ def of_evaluation(training: Artifact, split: str) -> dict[str, Any]:
 
 def _tower_digests(settings: TrainSettings) -> dict[str, Any]:
     student = settings.student
-    if not isinstance(student, TwoTowerStudent):
-        return {}
+    if isinstance(student, CustomStudent):
+        return {"source": source_digest(student.target)}
     towers = {"image": student.image, "text": student.text}
     return {
         side: _digest(tower.model, tower.revision)
         for side, tower in towers.items()
         if isinstance(tower, PretrainedTower)
     }
+
+
+def source_digest(target: str) -> str:
+    """sha256 of the file that holds a custom student: another file is another student.
+
+    Raises:
+        ModelError: there is no such module.
+    """
+    module = target.partition(":")[0]
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or found.origin is None:
+        raise ModelError(
+            f"student target {target!r}: no module {module!r} can be found.\n"
+            "  Put the file's folder on PYTHONPATH (for a Ray job, into its working directory) or install its package."
+        )
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
 
 
 def _digest(model: str, revision: str | None) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bcls_core.store import Artifact
-from flows import determinants
+from flows import determinants, lineage
 from flows.backend import results
 from flows.context import Context
 from flows.models import find_training
@@ -15,14 +15,20 @@ _RECALLS = ("r1", "r5", "r10", "medr")
 
 def run(context: Context, model: str, *, split: str) -> Result:
     """Evaluates a model named by a registry URI or a training version."""
-    return evaluate(context, find_training(context, model), split)
+    training = find_training(context, model)
+    lineage.require_split(context.store.resolve("corpus", training.manifest.parents["corpus"]), split)
+    return evaluate(context, training, split)
 
 
-def evaluate(context: Context, training: Artifact, split: str) -> Result:
-    """The metrics of a training on a split; read from MLflow where they were computed before."""
+def evaluate(context: Context, training: Artifact, split: str, *, experiment: str | None = None) -> Result:
+    """The metrics of a training on a split; read from MLflow where they were computed before.
+
+    Args:
+        experiment: MLflow's; that of the recipe which made the training if None.
+    """
     parents = training.manifest.parents
     version = version_of(determinants.of_evaluation(training, split))
-    job = context.tracker.job("evaluate", version, experiment=str(training.manifest.statistics["recipe"]))
+    job = context.tracker.job("evaluate", version, experiment=experiment or str(training.manifest.statistics["recipe"]))
     with job:
         if job.is_finished:
             metrics = {name.removeprefix(f"{split}/"): value for name, value in job.metrics.items()}

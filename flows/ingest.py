@@ -11,7 +11,7 @@ from bcls_core.data.schema import SCHEMA, SPLITS
 from bcls_core.store import Artifact, Draft
 from flows.backend import Record, origins, results
 from flows.context import Context
-from flows.produce import Produced, produce, version_of
+from flows.produce import Making, Produced, produce
 from flows.result import Grid, Result
 from flows.tracking import Job
 
@@ -27,18 +27,17 @@ def ingest(context: Context, recipe: Recipe) -> Produced:
     """The published corpus of a recipe."""
     inputs = input_digest(recipe.ingest, _runner(context, None, []))
     determined = determinants_of(recipe.ingest, inputs)
-    job = context.tracker.job("ingest", version_of(determined))
-    with job:
-        produced = produce(
-            context,
-            "corpus",
-            determined,
-            lambda draft: _compute(context, recipe, inputs, determined, draft, job),
+    return produce(
+        context,
+        Making(
+            kind="corpus",
+            flow="ingest",
+            determinants=determined,
+            compute=lambda draft, job: _compute(context, recipe, inputs, determined, draft, job),
+            record=lambda job, corpus: _record(job, recipe, corpus),
             layout={"shard_images": context.runtime.shard_images},
-        )
-        if not job.is_finished:
-            _record(job, recipe, produced.artifact)
-    return produced
+        ),
+    )
 
 
 def _compute(
@@ -72,7 +71,7 @@ def _record(job: Job, recipe: Recipe, corpus: Artifact) -> None:
     job.log_params({"ingest": content_of(recipe.ingest)})
     for source in ("images", "captions"):
         job.log_metrics({f"{source}/{state}": statistics[source][state] for state in ("accepted", "rejected")})
-    job.log_text(recipe.model_dump_json(indent=2), "recipe.json")
+    job.log_recipe(recipe)
     job.set_tags({"bcls.version": corpus.version, "bcls.content_digest": corpus.content_digest})
 
 

@@ -11,7 +11,7 @@ from bcls_core.store import Artifact, Draft
 from flows import determinants, lineage
 from flows.backend import Record, WorkerClass, origins
 from flows.context import Context
-from flows.produce import Produced, produce, version_of
+from flows.produce import Making, Produced, produce
 from flows.result import Grid, Result
 from flows.tracking import Job
 
@@ -26,14 +26,16 @@ def run(context: Context, recipe: Recipe, *, corpus: str | None = None) -> Resul
 def label(context: Context, recipe: Recipe, corpus: Artifact) -> Produced:
     """The published label set of a corpus."""
     determined = determinants.of_labels(recipe.label, corpus)
-    job = context.tracker.job("label", version_of(determined))
-    with job:
-        produced = produce(
-            context, "labels", determined, lambda draft: _compute(context, recipe, corpus, determined, draft, job)
-        )
-        if not job.is_finished:
-            _record(job, recipe, corpus, produced.artifact)
-    return produced
+    return produce(
+        context,
+        Making(
+            kind="labels",
+            flow="label",
+            determinants=determined,
+            compute=lambda draft, job: _compute(context, recipe, corpus, determined, draft, job),
+            record=lambda job, labels: _record(job, recipe, corpus, labels),
+        ),
+    )
 
 
 def _compute(
@@ -75,7 +77,7 @@ def _record(job: Job, recipe: Recipe, corpus: Artifact, labels: Artifact) -> Non
     for name, quantiles in gaps.items():
         job.log_metrics({f"gap/{name}/p{p}": quantiles.values[p] for p in _SHOWN_PERCENTILES})
     job.log_figure(label_quantiles({name: list(quantiles.values) for name, quantiles in gaps.items()}), "gaps.png")
-    job.log_text(recipe.model_dump_json(indent=2), "recipe.json")
+    job.log_recipe(recipe)
     job.set_tags({"bcls.version": labels.version, "bcls.content_digest": labels.content_digest})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bcls_core.config import KarpathyIngest, Recipe, content_of
-from bcls_core.errors import UnknownArtifactError
+from bcls_core.errors import CorpusError, UnknownArtifactError
 from bcls_core.store import Artifact
 from flows import determinants
 from flows.context import Context
@@ -22,9 +22,12 @@ def find_corpus(context: Context, recipe: Recipe, version: str | None) -> Artifa
     annotations = _annotations_digest(recipe)
 
     def belongs(fingerprint: dict[str, Any]) -> bool:
-        return fingerprint["settings"] == wanted and annotations in (None, fingerprint["inputs"].get("annotations"))
+        inputs = fingerprint["inputs"]
+        if isinstance(recipe.ingest, KarpathyIngest) and ("features" in inputs) != (recipe.ingest.features is not None):
+            return False
+        return fingerprint["settings"] == wanted and annotations in (None, inputs.get("annotations"))
 
-    return _newest(context, "corpus", belongs, f"bcls ingest -c {recipe.name}")
+    return _newest(context, "corpus", belongs, "bcls ingest")
 
 
 def find_labels(context: Context, recipe: Recipe, corpus: Artifact, version: str | None) -> Artifact:
@@ -32,7 +35,7 @@ def find_labels(context: Context, recipe: Recipe, corpus: Artifact, version: str
     wanted = version or version_of(determinants.of_labels(recipe.label, corpus))
     found = context.store.find("labels", wanted) if version is None else context.store.resolve("labels", version)
     if found is None:
-        raise UnknownArtifactError(_missing(context, "label set", f"bcls label -c {recipe.name}"))
+        raise UnknownArtifactError(_missing(context, "label set", "bcls label"))
     return found
 
 
@@ -45,7 +48,10 @@ def _newest(context: Context, kind: str, belongs: Callable[[dict[str, Any]], boo
 
 
 def _missing(context: Context, what: str, command: str) -> str:
-    return f"{context.root}: holds no {what} made from this recipe. Make it first: {command} --root {context.root}"
+    return (
+        f"{context.root}: holds no {what} made from this recipe. Make it first, by `{command}` with the same "
+        f"-c, --set and --root, or name a version that exists (bcls artifacts list --root {context.root})."
+    )
 
 
 def _annotations_digest(recipe: Recipe) -> str | None:
@@ -54,3 +60,19 @@ def _annotations_digest(recipe: Recipe) -> str | None:
         return None
     with recipe.ingest.annotations.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_split(corpus: Artifact, split: str) -> None:
+    """Refuses a corpus without images in a split, before anything is computed from it.
+
+    Raises:
+        CorpusError: naming the splits there are.
+    """
+    statistics: dict[str, Any] = dict(corpus.manifest.statistics)
+    splits = statistics["splits"]
+    if not splits[split]["images"]:
+        there = ", ".join(f"{name} {counts['images']}" for name, counts in splits.items())
+        raise CorpusError(
+            f"corpus {corpus.version} has no images in split {split} (images: {there}). "
+            "Map splits of the source in the recipe (ingest.splits), or choose another (evaluate.split)."
+        )

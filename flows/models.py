@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcls_core.errors import InputError, UnknownArtifactError
@@ -33,6 +34,10 @@ def find_training(context: Context, model: str) -> Artifact:
 def _model_version(context: Context, uri: str) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
+    if context.tracking_is_local and not Path(context.root, "mlflow.db").is_file():
+        raise UnknownArtifactError(
+            f"{uri}: there is no registry under {context.root}. Name the root of the run: --root DIR"
+        )
     client = context.tracker.client
     name, at, alias = uri.removeprefix("models:/").partition("@")
     try:

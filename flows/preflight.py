@@ -42,7 +42,7 @@ def check_models(recipe: Recipe, *, label: bool, train: bool) -> None:
     """Every model named by a folder or a package is there; hub names are left to the hub."""
     for place, model in _models(recipe, label=label, train=train):
         if model.startswith("package:"):
-            package = model.removeprefix("package:")
+            package = model.removeprefix("package:").replace("-", "_")
             if importlib.util.find_spec(package) is None:
                 raise ConfigError(
                     f"{place}: package {package!r} is not installed. "

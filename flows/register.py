@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from bcls_core import __version__
+import bcls_core
 from bcls_core.config import RegistrySettings
 from bcls_core.store import Artifact
 from bcls_core.training.history import MODEL, read_history
@@ -26,6 +27,24 @@ from flows.tracking import Job
 log = logging.getLogger(__name__)
 
 
+# What the library code beside the model imports; the code itself travels with the model.
+_NEEDED = (
+    "fsspec",
+    "jinja2",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "pydantic",
+    "pydantic-settings",
+    "pyyaml",
+    "safetensors",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 _MODEL_CODE = Path(__file__).with_name("model_code.py")
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("binary", "image"), ColSpec("string", "caption")]),
@@ -39,7 +58,8 @@ def run(context: Context, settings: RegistrySettings, training: Artifact, job: J
     Exit code 3 where the gate keeps the alias on the model it is on.
     """
     name = settings.model or context.name
-    version = _registered_version(context, training, name, job)
+    with context.store.lease("training", f"{training.version}-registration"):
+        version = _registered_version(context, training, name, job)
     alias = settings.alias
     refusal = _gate(context, settings, training, name, version)
     if refusal is None:
@@ -83,6 +103,10 @@ def _logged_model(context: Context, training: Artifact, job: Job) -> str:
         filter_string=f"tags.`{TRAINING_TAG}` = '{training.version}'",
     )
     ready = [model for model in found if model.status == LoggedModelStatus.READY]
+    for model in found:
+        if model.status != LoggedModelStatus.READY:
+            # Begun by an attempt that was killed; it would stay pending for ever.
+            context.tracker.client.delete_logged_model(model.model_id)
     if ready:
         return str(ready[0].model_id)
     # MLflow advises type hints and an input example, which are for models without an explicit signature.
@@ -93,7 +117,8 @@ def _logged_model(context: Context, training: Artifact, job: Job) -> str:
             python_model=str(_MODEL_CODE),
             artifacts={"student": str(training.local(MODEL))},
             signature=_SIGNATURE,
-            pip_requirements=[f"bcls=={__version__}"],
+            code_paths=[str(Path(bcls_core.__file__).parent)],
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in _NEEDED],
             tags={TRAINING_TAG: training.version},
             step=read_history(training).best_epoch,
         )
@@ -107,7 +132,10 @@ def _gate(
     client = context.tracker.client
     try:
         holder = client.get_model_version_by_alias(name, settings.alias)
-    except MlflowException:
+    except MlflowException as error:
+        # MLflow says INVALID_PARAMETER_VALUE for an alias that is not set. Anything else must not open the gate.
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
         return None
     if holder.version == version.version or holder.tags.get("bcls.corpus") != training.manifest.parents["corpus"]:
         return None

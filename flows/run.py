@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bcls_core.config import Recipe
-from flows import evaluate, ingest, label, register, train
+from flows import evaluate, ingest, label, lineage, register, train
 from flows.context import Context
 from flows.result import Result
 
@@ -11,16 +11,18 @@ from flows.result import Result
 def run(context: Context, recipe: Recipe) -> Result:
     """Ingest, label, train, register, evaluate; ends with the metrics, the model's name and where to look at them."""
     corpus = ingest.ingest(context, recipe)
+    for split in ("train", "val", recipe.evaluate.split):
+        lineage.require_split(corpus.artifact, split)
     labels = label.label(context, recipe, corpus.artifact)
-    training, job = train.train(context, recipe, corpus.artifact, labels.artifact)
-    evaluated = evaluate.evaluate(context, training.artifact, recipe.evaluate.split)
-    registered = register.run(context, recipe.registry, training.artifact, job)
+    training = train.train(context, recipe, corpus.artifact, labels.artifact)
+    evaluated = evaluate.evaluate(context, training.artifact, recipe.evaluate.split, experiment=recipe.name)
+    registered = register.run(context, recipe.registry, training.artifact, training.job)
     parts = (ingest.report(corpus), label.report(labels), train.report(training), evaluated, registered)
     names = ("corpus", "labels", "training", "evaluation", "registered")
     facts = {name: part.as_dict() for name, part in zip(names, parts, strict=True)}
     hints = [
         f"Search it:     bcls search --model {registered.facts['alias']} --root {context.root} --text 'a red boat'",
-        f"Look at runs:  mlflow ui --backend-store-uri {context.tracker.shown_uri}",
+        f"Look at runs:  {context.tracker.how_to_look}",
     ]
     return Result("", facts, hidden=frozenset(names), hints=hints, exit_code=registered.exit_code, parts=parts)
 

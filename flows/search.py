@@ -9,9 +9,11 @@ from typing import get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bcls_core.config import Split
+from bcls_core.data.pixels import FORMATS, load_rgb
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError, InputError
 from bcls_core.report import SearchHit, SearchPage, render_search_page
@@ -46,10 +48,11 @@ class _Found:
 
 def run(context: Context, query: Query, *, model: str, corpus: str, html: Path | None) -> Result:
     """Encodes the gallery and the query with the model, and returns the best matches."""
+    splits = _splits(query.split)
     training = find_training(context, model)
     gallery = context.store.resolve("corpus", corpus)
     student = load_student(training.local(MODEL)).eval()
-    found = _best(student, gallery, query)
+    found = _best(student, gallery, query, splits)
     hits = [_hit(rank, item, query.to) for rank, item in enumerate(found, start=1)]
     if html is not None:
         picture = query.image.read_bytes() if query.image else None
@@ -71,11 +74,13 @@ def run(context: Context, query: Query, *, model: str, corpus: str, html: Path |
 
 
 @torch.no_grad()
-def _best(student: Student, corpus: Artifact, query: Query) -> list[_Found]:
+def _best(student: Student, corpus: Artifact, query: Query, splits: tuple[Split, ...]) -> list[_Found]:
     query_code, query_is_image = _encode_query(student, query)
     found: list[_Found] = []
-    for split in _splits(query.split):
+    for split in splits:
         rows = CorpusRows(corpus, split)
+        if rows.image_count == 0:
+            continue
         codes = _encode_gallery(student, rows, query.to)
         gallery_is_image = query.to == "images"
         if query_is_image == gallery_is_image:
@@ -86,6 +91,8 @@ def _best(student: Student, corpus: Artifact, query: Query) -> list[_Found]:
             scores = student.score(codes, query_code)[:, 0]
         order = np.argsort(-scores.numpy(), kind="stable")[: query.top]
         found += [_Found(float(scores[number]), rows, int(number)) for number in order]
+    if not found:
+        raise InputError(f"corpus {corpus.version} has nothing in split {query.split}. Search another split, or all.")
     return sorted(found, key=lambda item: -item.score)[: query.top]
 
 
@@ -93,9 +100,12 @@ def _encode_query(student: Student, query: Query) -> tuple[Tensor, bool]:
     if query.image is None:
         return student.encode_captions(student.prepare_captions([query.text or ""])), False
     try:
-        return student.encode_images(student.prepare_images([query.image.read_bytes()])), True
-    except OSError as error:
-        raise InputError(f"--image {query.image}: cannot be read as an image ({error}).") from error
+        picture = load_rgb(query.image.read_bytes())
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"--image {query.image}: cannot be read as an image of the formats {', '.join(FORMATS)}; it may be cut off."
+        ) from error
+    return student.encode_images(student.prepare_images([picture])), True
 
 
 def _encode_gallery(student: Student, rows: CorpusRows, to: str) -> Tensor:
@@ -121,7 +131,7 @@ def _hit(rank: int, found: _Found, to: str) -> SearchHit:
         score=round(found.score, 6),
         image_id=str(rows.image_ids[image_row]),
         captions=rows.captions(caption_rows),
-        image=rows.images(np.array([image_row]))[0],
+        image=rows.images(np.array([image_row]))[0] if rows.has_images else None,
     )
 
 
@@ -138,5 +148,9 @@ def _write(path: Path, text: str) -> None:
     """The whole page or the old one, never half of it."""
     with tempfile.NamedTemporaryFile("w", dir=path.absolute().parent, delete=False, encoding="utf-8") as file:
         file.write(text)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+    written = Path(file.name)
+    try:
+        written.chmod(0o644)
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)

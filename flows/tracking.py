@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -16,10 +17,11 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import DatasetInput, Experiment, InputTag, Metric, Param, Run, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
 
-from bcls_core.config import RuntimeSettings
-from bcls_core.errors import ConfigError
+from bcls_core.config import Recipe, RuntimeSettings
+from bcls_core.errors import ConfigError, TrackingError
 from bcls_core.store import Artifact
 
 # What MLflow says of its tables and of pip requirements is no news to whoever runs a flow.
@@ -34,9 +36,7 @@ class Tracker:
     """The tracking server of a recipe's runtime, and the experiment named after the recipe."""
 
     def __init__(self, experiment: str, runtime: RuntimeSettings, root: str) -> None:
-        if runtime.mlflow_username and runtime.mlflow_password:
-            os.environ["MLFLOW_TRACKING_USERNAME"] = runtime.mlflow_username
-            os.environ["MLFLOW_TRACKING_PASSWORD"] = runtime.mlflow_password.get_secret_value()
+        authenticate(runtime)
         server = runtime.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.uri = server or _local_uri(root)
         mlflow.set_tracking_uri(self.uri)
@@ -51,20 +51,46 @@ class Tracker:
         scheme, separator, rest = self.uri.partition("://")
         return scheme + separator + rest.rpartition("@")[2]
 
+    @property
+    def how_to_look(self) -> str:
+        """What opens the MLflow UI: the command for a local store, the address of a server."""
+        return self.shown_uri if self.uri.startswith("http") else f"mlflow ui --backend-store-uri {self.shown_uri}"
+
     def experiment_id(self, name: str | None = None) -> str:
         """The experiment called `name`, or after the recipe; made if there is none."""
         name = name or self._experiment
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(self.client.create_experiment(name, artifact_location=self._artifacts))
+        found = self._experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self.client.create_experiment(name, artifact_location=self._artifacts))
+            except MlflowException as error:
+                # Somebody else made it a moment before.
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)
+        return str(found.experiment_id)
+
+    def _experiment_by_name(self, name: str) -> Experiment | None:
+        """Whatever a flow does first with the server; so this is where one that is away is noticed."""
+        try:
+            return self.client.get_experiment_by_name(name)
+        except MlflowException as error:
+            raise TrackingError(
+                f"{self.shown_uri}: the tracking server does not answer ({error.error_code}). Check "
+                "runtime.mlflow_uri, MLFLOW_TRACKING_URI, and mlflow_username and mlflow_password."
+            ) from error
+
+    def find(self, flow: str, version: str, *, experiment: str | None = None) -> Job | None:
+        """The run of a logical job, if there is one; it is left as it is."""
+        name = experiment or self._experiment
+        found = self._experiment_by_name(name)
+        runs = [] if found is None else self._runs(found.experiment_id, flow, version)
+        return Job(self.client, runs[0]) if runs else None
 
     def job(self, flow: str, version: str, *, experiment: str | None = None) -> Job:
         """The one run of a logical job, made at the first attempt and continued by every later one."""
         experiment_id = self.experiment_id(experiment)
-        found = self.client.search_runs(
-            [experiment_id], f"tags.`{_FINGERPRINT}` = '{flow}-{version}'", max_results=1, order_by=["start_time ASC"]
-        )
+        found = self._runs(experiment_id, flow, version)
         if found:
             run = found[0]
             if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
@@ -73,6 +99,10 @@ class Tracker:
             fixed = {_FINGERPRINT: f"{flow}-{version}", "flow": flow, "mlflow.runName": f"{flow}-{version[:8]}"}
             run = self.client.create_run(experiment_id, tags=fixed)
         return Job(self.client, run)
+
+    def _runs(self, experiment_id: str, flow: str, version: str) -> list[Run]:
+        wanted = f"tags.`{_FINGERPRINT}` = '{flow}-{version}'"
+        return list(self.client.search_runs([experiment_id], wanted, max_results=1, order_by=["start_time ASC"]))
 
 
 class Job:
@@ -114,8 +144,8 @@ class Job:
                 dataset=DatasetEntity(
                     name=f"{artifact.kind}-{artifact.version[:8]}",
                     digest=artifact.content_digest[:10],
-                    source_type="local",
-                    source=f'{{"uri": "{artifact.url}"}}',
+                    source_type=artifact.url.partition("://")[0] if "://" in artifact.url else "local",
+                    source=json.dumps({"uri": artifact.url}),
                 ),
                 tags=[InputTag("mlflow.data.context", artifact.kind)],
             )
@@ -126,11 +156,19 @@ class Job:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
-    def log_text(self, text: str, path: str) -> None:
-        self.client.log_text(self.run_id, text, path)
+    def log_recipe(self, recipe: Recipe) -> None:
+        """The resolved recipe without its runtime section, which may hold addresses with passwords in them."""
+        self.client.log_text(self.run_id, recipe.model_dump_json(indent=2, exclude={"runtime"}), "recipe.json")
 
     def log_figure(self, figure: Any, path: str) -> None:
         self.client.log_figure(self.run_id, figure, path)
+
+
+def authenticate(runtime: RuntimeSettings) -> None:
+    """Gives this process the recipe's user and password for the tracking server."""
+    if runtime.mlflow_username and runtime.mlflow_password:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = runtime.mlflow_username
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = runtime.mlflow_password.get_secret_value()
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:

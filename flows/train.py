@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from bcls_core.config import Recipe, content_of
+from bcls_core.config import KendallTerm, Recipe, content_of
 from bcls_core.data.rows import CorpusRows
+from bcls_core.errors import ConfigError
+from bcls_core.similarity import measures_of
 from bcls_core.store import Artifact, Draft
 from bcls_core.training.history import read_history
 from flows import determinants, lineage
 from flows.backend import origins, results
 from flows.context import Context
-from flows.produce import Produced, produce, version_of
+from flows.produce import Making, Produced, produce
 from flows.result import Grid, Result
 from flows.tracking import Job
 
@@ -22,23 +24,39 @@ def run(context: Context, recipe: Recipe, *, corpus: str | None = None, labels: 
     """Trains the recipe's student, unless the same training is published already."""
     corpus_found = lineage.find_corpus(context, recipe, corpus)
     labels_found = lineage.find_labels(context, recipe, corpus_found, labels)
-    return report(train(context, recipe, corpus_found, labels_found)[0])
+    return report(train(context, recipe, corpus_found, labels_found))
 
 
-def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) -> tuple[Produced, Job]:
-    """The published training and its MLflow run."""
+def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) -> Produced:
+    """The published training of a recipe on a corpus and its labels.
+
+    Raises:
+        ConfigError: the objective names a relevance measure that the label set does not hold.
+    """
+    _check_measures(recipe, labels)
+    for split in ("train", "val"):
+        lineage.require_split(corpus, split)
     determined = determinants.of_training(recipe.train, corpus, labels)
-    job = context.tracker.job("train", version_of(determined))
-    with job:
-        produced = produce(
-            context,
-            "training",
-            determined,
-            lambda draft: _compute(context, recipe, corpus, labels, determined, draft, job),
-        )
-        if not job.is_finished:
-            _record(job, recipe, produced.artifact, corpus, labels)
-    return produced, job
+    return produce(
+        context,
+        Making(
+            kind="training",
+            flow="train",
+            determinants=determined,
+            compute=lambda draft, job: _compute(context, recipe, corpus, labels, determined, draft, job),
+            record=lambda job, training: _record(job, recipe, training, corpus, labels),
+        ),
+    )
+
+
+def _check_measures(recipe: Recipe, labels: Artifact) -> None:
+    held = measures_of(labels)
+    for position, term in enumerate(recipe.train.objective):
+        if isinstance(term, KendallTerm) and term.relevance not in held:
+            raise ConfigError(
+                f"train.objective[{position}].relevance: label set {labels.version} holds no measure "
+                f"{term.relevance!r}, it holds {', '.join(held)}. Name one of them, or another label set."
+            )
 
 
 def _compute(
@@ -73,7 +91,6 @@ def _compute(
         labels=labels,
         draft=draft,
         settings=settings,
-        measure=next(iter(recipe.label.measures)),
         device=context.device,
     )
     fit(context, training_job, job)
@@ -107,7 +124,7 @@ def _record(job: Job, recipe: Recipe, training: Artifact, corpus: Artifact, labe
         if epoch not in logged:
             job.log_metrics(metrics, step=epoch)
     job.log_metrics({f"best/{name}": value for name, value in history.best.items() if name.startswith("val/")})
-    job.log_text(recipe.model_dump_json(indent=2), "recipe.json")
+    job.log_recipe(recipe)
     job.log_figure(training_curves(history), "training.png")
     job.set_tags({"bcls.version": training.version, "bcls.content_digest": training.content_digest})
 

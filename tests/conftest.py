@@ -89,7 +89,7 @@ SMALL = (
     "train.student.image.config={model_type: convnext, num_stages: 2, patch_size: 8, hidden_sizes: [8, 16], "
     "depths: [1, 1]}",
     "train.student.text.config={model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
-    "intermediate_size: 32}",
+    "intermediate_size: 32, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}",
     "train.student.dim=16",
 )
 

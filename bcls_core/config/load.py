@@ -25,7 +25,7 @@ from bcls_core.errors import ConfigError
 S = TypeVar("S", bound=Section)
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_SECRET = re.compile("password|token|secret")
+_SECRET = re.compile("password|token|secret|uri")
 
 
 class _Layers(BaseSettings):
@@ -92,6 +92,7 @@ def load_runtime(overrides: Sequence[str] = ()) -> RuntimeSettings:
 
 
 def _merge(recipe: dict[str, Any], overrides: Sequence[str], where: str) -> dict[str, Any]:
+    _refuse_unknown_sections()
     try:
         layers = _Layers(**recipe)
     except (ValidationError, SettingsError) as error:
@@ -99,6 +100,17 @@ def _merge(recipe: dict[str, Any], overrides: Sequence[str], where: str) -> dict
     merged = layers.model_dump(exclude_unset=True)
     apply_overrides(merged, overrides)
     return merged
+
+
+def _refuse_unknown_sections() -> None:
+    """`BCLS__TRIAN__EPOCHS=3` would otherwise change nothing, silently."""
+    prefix = "BCLS__"
+    for name in sorted(os.environ):
+        section = name.removeprefix(prefix).partition("__")[0].lower()
+        if name.upper().startswith(prefix) and section not in _Layers.model_fields:
+            close = difflib.get_close_matches(section, list(_Layers.model_fields), n=1)
+            suggestion = f" Did you mean {prefix}{close[0].upper()}__…?" if close else ""
+            raise ConfigError(f"environment variable {name}: a recipe has no section {section!r}.{suggestion}")
 
 
 def _checked(section: type[S], data: dict[str, Any], where: str) -> S:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, SecretStr, StringConstraints, field_validator, model_validator
 
 from bcls_core.config.base import RUNTIME, Section
 from bcls_core.config.ingest import IngestSettings, Split
 from bcls_core.config.label import LabelSettings
 from bcls_core.config.train import KendallTerm, TrainSettings
+
+RegistryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+def _not_reserved(alias: str) -> str:
+    if alias == "latest" or re.fullmatch(r"v\d+", alias):
+        raise ValueError(f"{alias!r} is a name that MLflow keeps for itself; choose another, such as champion")
+    return alias
+
+
+Alias = Annotated[RegistryName, AfterValidator(_not_reserved)]
 
 
 class EvaluateSettings(Section):
@@ -17,8 +29,8 @@ class EvaluateSettings(Section):
 
 
 class RegistrySettings(Section):
-    model: str | None = Field(default=None, description="registered model name; the recipe's name if unset")
-    alias: str = "champion"
+    model: RegistryName | None = Field(default=None, description="registered model name; the recipe's name if unset")
+    alias: Alias = "champion"
     max_drop: float = Field(default=0.0, ge=0.0, description="points of val rsum the alias may lose when it moves")
 
 
@@ -33,6 +45,13 @@ class RuntimeSettings(Section):
     mlflow_uri: str | None = Field(default=None, description="tracking server; <root>/mlflow.db if unset")
     mlflow_username: str | None = None
     mlflow_password: SecretStr | None = None
+
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _holds_no_password(cls, uri: str | None) -> str | None:
+        if uri and uri.startswith("http") and "@" in uri:
+            raise ValueError("an address must not hold a user or password; give mlflow_username and mlflow_password")
+        return uri
 
 
 class Recipe(Section):

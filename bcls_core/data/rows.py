@@ -76,6 +76,11 @@ class CorpusRows:
         return {name: value for name, value in self.__dict__.items() if name != "image_ids"}
 
     @property
+    def has_images(self) -> bool:
+        """Whether the corpus holds pictures; else it was made from features."""
+        return self._features is None
+
+    @property
     def image_count(self) -> int:
         return int(self._image_starts[-1])
 

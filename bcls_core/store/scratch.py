@@ -49,6 +49,19 @@ class Scratch:
                 with self._while_open(target):
                     self._filesystem.copy_in(self._full(target), item, staging=self._staging)
 
+    def remove(self, path: str) -> None:
+        """Take a file away; one that is not there is fine."""
+        self._filesystem.remove_file(self._full(path))
+
+    def names(self) -> list[str]:
+        """Sorted names of the files at the top."""
+        return self._filesystem.names(self._folder)
+
+    def local(self, path: str) -> Path | None:
+        """A file where it lies on this machine's disk, to be mapped; None on other stores."""
+        place = Path(self._filesystem.url)
+        return place / self._full(path) if place.is_absolute() else None
+
     def exists(self, path: str) -> bool:
         """Whether that file was written."""
         return self._filesystem.exists(self._full(path))

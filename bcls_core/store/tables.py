@@ -49,12 +49,13 @@ def from_parquet(handle: IO[bytes], where: str, columns: Sequence[str] | None = 
         StoreError: a column is not there, or the file is damaged.
     """
     try:
-        # Pre-buffering reads Python handles from threads that outlive the call, and can abort the interpreter at exit.
+        # Arrow's own threads may drop their last reference to a Python handle's bytes after the read has returned; when
+        # that falls into the interpreter's exit, the process aborts. So neither pre-buffering nor threads here.
         file = pq.ParquetFile(handle, pre_buffer=False)
         names = file.schema_arrow.names
         if columns is not None and (unknown := [name for name in columns if name not in names]):
             raise StoreError(f"{where} has no column {', '.join(map(repr, unknown))}; it has {', '.join(names)}.")
-        table = file.read(columns=None if columns is None else list(columns))
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{where} cannot be read as Parquet ({error}); run `bcls artifacts verify` on it.") from error
     return table if columns is None else table.select(list(columns))

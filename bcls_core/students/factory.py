@@ -41,6 +41,11 @@ def custom_class(target: str) -> type[Student]:
             f"student target {target!r}: no module {error.name!r} can be imported.\n"
             "  Put the file's folder on PYTHONPATH (for a Ray job, into its working directory) or install its package."
         ) from error
+    except Exception as error:
+        raise ModelError(
+            f"student target {target!r}: importing {module_name} failed: {type(error).__name__}: "
+            f"{error}\n  Mend the file."
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Student)):
         kind = "is missing there" if found is None else "is no subclass of bcls_core.students.Student"
         raise ModelError(f"student target {target!r}: {name} {kind}.\n  Name a class that subclasses it.")

@@ -93,7 +93,11 @@ class ProcessorImages:
             ModelError: the folder has none, or nobody knows the processor it names.
         """
         try:
-            return cls(AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True))
+            return cls(
+                AutoImageProcessor.from_pretrained(
+                    str(folder), backend="pil", local_files_only=True, trust_remote_code=False
+                )
+            )
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(
                 f"{folder}: no image processor can be loaded: {first_line(error)}\n"
@@ -129,7 +133,7 @@ class CaptionPreprocessor:
             ModelError: it holds none, or one that needs code from elsewhere.
         """
         try:
-            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ModelError(
                 f"{folder}: no tokenizer can be loaded: {first_line(error)}\n"

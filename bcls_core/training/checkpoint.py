@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from bcls_core.store import Draft
 
 _CURRENT = "checkpoint.pt"
-_BEST = "best.pt"
+_PROGRESS = "progress.json"
 
 
 @dataclass
@@ -28,10 +29,17 @@ class TrainingState:
 
 
 def save_state(draft: Draft, state: TrainingState) -> None:
-    """Replaces the checkpoint atomically, and the best weights with it where this epoch is the best."""
+    """Replaces the checkpoint atomically; where this epoch is the best, its weights are there before and stay.
+
+    The best weights are named by their epoch, so a kill between the two writes leaves those that the checkpoint means.
+    """
     if state.best_epoch == state.epoch:
-        draft.scratch.write_bytes(_BEST, _to_bytes({"epoch": state.epoch, "weights": state.weights}))
+        draft.scratch.write_bytes(_best(state.epoch), _to_bytes({"weights": state.weights}))
     draft.scratch.write_bytes(_CURRENT, _to_bytes(vars(state)))
+    draft.scratch.write_bytes(_PROGRESS, json.dumps({"epochs": state.epoch + 1}).encode())
+    for name in draft.scratch.names():
+        if name.startswith("best-") and name != _best(state.best_epoch):
+            draft.scratch.remove(name)
 
 
 def load_state(draft: Draft) -> TrainingState | None:
@@ -39,10 +47,22 @@ def load_state(draft: Draft) -> TrainingState | None:
     return TrainingState(**_load(draft, _CURRENT)) if draft.scratch.exists(_CURRENT) else None
 
 
-def load_best(draft: Draft) -> dict[str, Tensor]:
+def load_best(draft: Draft, state: TrainingState) -> dict[str, Tensor]:
     """The trained weights of the best epoch."""
-    weights: dict[str, Tensor] = _load(draft, _BEST)["weights"]
+    weights: dict[str, Tensor] = _load(draft, _best(state.best_epoch))["weights"]
     return weights
+
+
+def finished_epochs(draft: Draft) -> int:
+    """Epochs with a checkpoint, the untrained student's included; cheap, for whoever watches."""
+    if not draft.scratch.exists(_PROGRESS):
+        return 0
+    with draft.scratch.open(_PROGRESS) as file:
+        return int(json.load(file)["epochs"])
+
+
+def _best(epoch: int) -> str:
+    return f"best-{epoch:05d}.pt"
 
 
 def _to_bytes(data: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from bcls_core.training.batches import BatchSource
 from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.history import MODEL
 from bcls_core.training.parallel import Workers
-from bcls_core.training.validate import encode_split, retrieval_and_agreement
+from bcls_core.training.validate import defined, encode_split, retrieval_and_agreement
 
 
 class EvaluateTraining:
@@ -41,17 +41,18 @@ def evaluate(
 
     Returns:
         `i2t/r1`, …, `rsum`; `label/MEASURE/t2i/kendall`, … for each measure of the label set; where the corpus carries
-        the truth `true/t2i/kendall`, …; `images`, `captions`, and `chance/r10` (percent, one caption to its image).
+        the truth `true/t2i/kendall`, …; `images`, `captions`, and `chance/t2i/r10` (percent).
     """
     rows = CorpusRows(corpus, split)
     relevances = {name: LabelSetRelevance(labels, name, split) for name in measures_of(labels)}
     source = BatchSource(rows, student.preprocessor, relevances, FrozenFeatures())
     images, captions = encode_split(student, source, Workers(), device or torch.device("cpu"))
-    scores = student.score(images, captions).float().cpu()
-    metrics = retrieval_and_agreement(scores, source)
+    metrics = retrieval_and_agreement(student, images, captions, source)
     truth = true_relevance(corpus, rows.image_ids)
     if truth is not None:
+        with torch.no_grad():
+            scores = student.score(images, captions).float().cpu()
         columns = truth[:, np.asarray(rows.caption_image)]
-        metrics |= {f"true/{name}": value for name, value in rank_correlation(scores, columns).items()}
+        metrics |= defined({f"true/{name}": value for name, value in rank_correlation(scores, columns).items()})
     chance = 100.0 * min(10, rows.image_count) / rows.image_count
-    return metrics | {"images": rows.image_count, "captions": rows.caption_count, "chance/r10": chance}
+    return metrics | {"images": rows.image_count, "captions": rows.caption_count, "chance/t2i/r10": chance}

@@ -22,7 +22,10 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features of all rows of one side of a split, in row order, cut where the corpus's shards are."""
+    """Features of all rows of one side of a split, in row order, cut where the corpus's shards are.
+
+    On a local store they are mapped from disk: memory holds what a batch touches.
+    """
 
     parts: list[NDArray[np.float32]]
     starts: NDArray[np.int64]
@@ -102,6 +105,10 @@ def load_frozen(draft: Draft, student: Student, rows: CorpusRows) -> FrozenFeatu
 def _load_side(draft: Draft, side: str, rows: CorpusRows) -> FeatureTable:
     parts = []
     for shard in rows.shards:
+        path = draft.scratch.local(_path(side, shard))
+        if path is not None:
+            parts.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            continue
         with draft.scratch.open(_path(side, shard)) as file:
             parts.append(np.load(io.BytesIO(file.read()), allow_pickle=False))
     return FeatureTable(parts, np.cumsum([0, *(len(part) for part in parts[:-1])]))

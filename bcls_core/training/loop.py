@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bcls_core.config import Split, TrainSettings
 from bcls_core.data.rows import CorpusRows
-from bcls_core.errors import BclsError
-from bcls_core.similarity import LabelSetRelevance, load_gaps
+from bcls_core.errors import BclsError, ConfigError, StoreError
+from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
 from bcls_core.store import Artifact, Draft
 from bcls_core.students import Student, save_student
 from bcls_core.training.batches import Batch, BatchSource
@@ -43,14 +43,12 @@ class TrainingJob:
     Attributes:
         corpus, labels: what is read.
         draft: the training being made; checkpoints and the finished model go there.
-        measure: the label measure validation correlates with; the objective's own are added.
     """
 
     corpus: Artifact
     labels: Artifact
     draft: Draft
     settings: TrainSettings
-    measure: str
     device: str = "cpu"
 
 
@@ -74,10 +72,12 @@ class Trainer:
         self._student = load_initial(job.draft).to(self._device)
         self._objective = Objective(job.settings.objective, load_gaps(job.labels))
         self._train_source = self._source(job, "train", self._objective.measures)
-        self._val_source = self._source(job, "val", self._objective.measures | {job.measure})
+        self._val_source = self._source(job, "val", frozenset(measures_of(job.labels)))
         self._optimiser = build_optimiser(self._student, job.settings)
         # Deterministic from seed and epoch, so it costs nothing to know the number of steps ahead.
-        self._steps_per_epoch = self._plan(1).steps
+        first = self._plan(1)
+        self._steps_per_epoch = first.steps
+        _check_plan(first, workers.size, job.settings.batch_size)
         model = _BothTowers(self._student)
         self._model = DistributedDataParallel(model) if workers.size > 1 else model
 
@@ -143,6 +143,8 @@ class Trainer:
         return values | {"train/loss": loss.detach(), "train/gradient_norm": norm}
 
     def _validate(self) -> dict[str, float]:
+        # Running statistics (of batch norms) are each worker's own until the next step; the model has the first one's.
+        self._workers.share_buffers(self._student)
         metrics = validate(self._student, self._val_source, self._workers, self._device)
         return {f"val/{name}": value for name, value in metrics.items()}
 
@@ -164,16 +166,26 @@ class Trainer:
         state = load_state(self._draft)
         if state is not None:
             log.info("continuing after epoch %d", state.epoch)
-            self._student.load_state_dict(state.weights, strict=False)
+            self._load_trained(state.weights)
             self._optimiser.load_state_dict(state.optimiser)
         return state
+
+    def _load_trained(self, weights: dict[str, Tensor]) -> None:
+        """Weights of a checkpoint, which holds all but the frozen ones."""
+        found = self._student.load_state_dict(weights, strict=False)
+        frozen = {name for name, parameter in self._student.named_parameters() if not parameter.requires_grad}
+        if found.unexpected_keys or set(found.missing_keys) - frozen:
+            raise StoreError(
+                f"{self._draft.url}: its checkpoint is of another student (missing {found.missing_keys[:3]}, "
+                f"unexpected {found.unexpected_keys[:3]}). Remove the draft's folder and train again."
+            )
 
     def _save(self, state: TrainingState) -> None:
         if self._workers.is_first:
             save_state(self._draft, state)
 
     def _finish(self, state: TrainingState) -> None:
-        self._student.load_state_dict(load_best(self._draft), strict=False)
+        self._load_trained(load_best(self._draft, state))
         with tempfile.TemporaryDirectory() as folder:
             save_student(self._student.cpu(), Path(folder))
             self._draft.add_tree(MODEL, Path(folder))
@@ -191,6 +203,15 @@ class Trainer:
     @property
     def _total_steps(self) -> int:
         return self._settings.epochs * self._steps_per_epoch
+
+
+def _check_plan(plan: BatchPlan, workers: int, batch_size: int) -> None:
+    smallest = min((len(plan.step(index)[0]) for index in range(plan.steps)), default=0)
+    if smallest < workers:
+        raise ConfigError(
+            f"train.batch_size={batch_size}: a step of this corpus holds as few as {smallest} captions, which "
+            f"{workers} workers cannot share. Raise train.batch_size or lower runtime.workers."
+        )
 
 
 class _BothTowers(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class Workers:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Gives every worker the first one's buffers (running statistics and the like)."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
 
     def gather(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
         """Everybody's rows, in rank order, differentiable.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bcls_core.metrics import rank_correlation, retrieval
+from bcls_core.metrics import rank_correlation, retrieval, retrieval_from_encodings
 from bcls_core.students import Student
 from bcls_core.training.batches import BatchSource, Inputs, Rows
 from bcls_core.training.parallel import Workers
@@ -20,9 +21,7 @@ _CORRELATION_IMAGES = 1000
 def validate(student: Student, source: BatchSource, workers: Workers, device: torch.device) -> dict[str, float]:
     """`retrieval_and_agreement` of a split; every worker returns the same numbers."""
     images, captions = encode_split(student, source, workers, device)
-    with torch.no_grad():
-        scores = student.score(images, captions).float().cpu()
-    return retrieval_and_agreement(scores, source)
+    return retrieval_and_agreement(student, images, captions, source)
 
 
 @torch.no_grad()
@@ -41,24 +40,37 @@ def encode_split(
     return images, captions
 
 
-def retrieval_and_agreement(scores: Tensor, source: BatchSource) -> dict[str, float]:
+@torch.no_grad()
+def retrieval_and_agreement(
+    student: Student, images: Tensor, captions: Tensor, source: BatchSource
+) -> dict[str, float]:
     """Retrieval metrics, and rank correlation of the scores with each measure's labels.
 
-    Correlations are over the split's first 1,000 images and their captions.
+    Correlations are over the split's first 1,000 images and their captions. For a student whose score is the product of
+    its encodings no (images, captions) matrix of the whole split is made.
 
     Args:
-        scores: (images, captions) of the split that `source` reads.
+        images, captions: encodings of the split that `source` reads, in row order.
     Returns:
-        `i2t/r1`, …, `rsum`, and per measure `label/MEASURE/i2t/kendall`, ….
+        `i2t/r1`, …, `rsum`, and per measure `label/MEASURE/i2t/kendall`, …; what is undefined is left out.
     """
     rows = source.rows
-    metrics = dict(retrieval(scores, rows.caption_image))
+    if type(student).score is Student.score:
+        metrics = dict(retrieval_from_encodings(images.float().cpu(), captions.float().cpu(), rows.caption_image))
+    else:
+        metrics = dict(retrieval(student.score(images, captions).float().cpu(), rows.caption_image))
     some_images = np.arange(min(_CORRELATION_IMAGES, rows.image_count))
     some_captions = np.flatnonzero(rows.caption_image < len(some_images))
+    scores = student.score(images[: len(some_images)], captions[some_captions]).float().cpu()
     for measure, labels in source.relevance(some_images, some_captions).items():
-        correlation = rank_correlation(scores[: len(some_images)][:, some_captions], labels)
+        correlation = rank_correlation(scores, labels)
         metrics |= {f"label/{measure}/{name}": value for name, value in correlation.items()}
-    return metrics
+    return defined(metrics)
+
+
+def defined(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics without those that the split does not define (NaN): a correlation with constant labels, say."""
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
 def _encode(

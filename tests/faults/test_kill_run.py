@@ -42,7 +42,7 @@ def test_three_kills_and_one_result(
     bcls = make_bcls(tmp_path / "killed", tmp_path, None)
     kill_when(bcls, "labels/*/_work/marks/represent-cider-00001*", settings)
     assert published(bcls.root, "labels") == 0
-    kill_when(bcls, "training/*/_work/scratch/best.pt", settings)
+    kill_when(bcls, "training/*/_work/scratch/best-*.pt", settings)
     assert published(bcls.root, "labels") == 1
     assert published(bcls.root, "training") == 0
     kill_when(bcls, "mlartifacts/models/*/artifacts/**/model.safetensors", settings)

@@ -44,3 +44,17 @@ def test_a_committed_draft_takes_no_more_working_files(disk: Store, tmp_path: Pa
 def test_working_files_stay_inside(store: Store) -> None:
     with pytest.raises(StoreError, match="cannot be written"):
         store.draft("training", "v1").scratch.write_bytes("../entries/x.json", b"x")
+
+
+def test_files_are_listed_mapped_and_taken_away(tmp_path: Path) -> None:
+    scratch = Store(tmp_path).draft("training", "v1").scratch
+    for name in ("b.bin", "a.bin"):
+        scratch.write_bytes(name, name.encode())
+    assert scratch.names() == ["a.bin", "b.bin"]
+    place = scratch.local("a.bin")
+    assert place is not None
+    assert place.read_bytes() == b"a.bin"
+    scratch.remove("a.bin")
+    scratch.remove("a.bin")
+    assert scratch.names() == ["b.bin"]
+    assert Store("memory://scratch-mapped").draft("training", "v1").scratch.local("a.bin") is None

@@ -44,7 +44,7 @@ class TrainingGround:
         settings: TrainSettings = self.recipe.train.model_copy(update=changes)
         draft = self.store.draft("training", version)
         BuildInitialStudent(self.corpus, draft, settings)({"piece": "initial-student"})
-        return TrainingJob(self.corpus, self.labels, draft, settings, "cider")
+        return TrainingJob(self.corpus, self.labels, draft, settings)
 
     def _ingest(self) -> Artifact:
         determined = determinants_of(self.recipe.ingest, {})
