@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# Read when MLflow is imported: no telemetry, and no bars for copying a model's files.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Read when MLflow is imported: no bars for copying a model's files.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow

@@ -33,7 +33,8 @@ def main(recipes: list[str]) -> None:
         record = {
             "recipe": recipe,
             "command": f"bcls run -c {recipe}",
-            "commit": git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno", "--", "bcls_core", "flows") else ""),
+            "commit": git("rev-parse", "HEAD")
+            + ("-dirty" if git("status", "--porcelain", "-uno", "--", "bcls_core", "flows") else ""),
             "seed": 0,
             "seconds": round(seconds),
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",

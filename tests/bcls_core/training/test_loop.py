@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
 from bcls_core.errors import BclsError
 from bcls_core.store import Artifact
 from bcls_core.training.history import read_history
-from bcls_core.training.loop import TrainingJob, train
+from bcls_core.training.loop import Trainer, TrainingJob, train
 from bcls_core.training.parallel import Workers
 
 
@@ -97,3 +98,21 @@ def test_three_workers_train_what_one_does(
                 assert joint[name] == pytest.approx(one[name], rel=2e-4, abs=1e-6), f"epoch {epoch}: {name}"
         for log in logs:
             assert {name: log[epoch][name] for name in joint} == pytest.approx(joint), "all workers see one validation"
+
+
+def test_the_model_is_that_of_the_best_epoch(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rsums = iter([10.0, 40.0, 30.0, 20.0])
+    monkeypatch.setattr("bcls_core.training.loop.validate", lambda *_: {"rsum": next(rsums)})
+    job = ground.begin("best-is-early")
+    trainer = Trainer(job, Workers())
+    weights: dict[int, dict[str, torch.Tensor]] = {}
+
+    def keep(epoch: int, metrics: dict[str, float]) -> None:
+        weights[epoch] = {name: value.clone() for name, value in trainer._student.state_dict().items()}
+
+    trainer.run(keep)
+    published = finish(job)
+    assert read_history(published).best_epoch == 1
+    model = load_file(published.local("model/model.safetensors"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in model.items())
+    assert not all(torch.equal(value, weights[3][name]) for name, value in model.items())
