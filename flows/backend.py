@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
+from bcls_core import errors
 from bcls_core.errors import BclsError
 from bcls_core.store import Draft
 from flows.progress import progress_bar
@@ -74,8 +75,13 @@ class _RayRunner:
         self._make = partial(_Runner, worker, arguments, draft)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        runner = _runner_of_stage(self._stage, self._make)
-        return {"record": [json.dumps(runner(json.loads(text))) for text in batch["piece"]]}
+        try:
+            runner = _runner_of_stage(self._stage, self._make)
+            records = [runner(json.loads(text)) for text in batch["piece"]]
+        except BclsError as error:
+            # As a record: Ray would turn the exception into one of its own, of which only a long trace is left.
+            records = [{"error": [kind.__name__ for kind in type(error).__mro__], "message": str(error)}]
+        return {"record": [json.dumps(record) for record in records]}
 
 
 class _RayActor:
@@ -167,9 +173,21 @@ class RayBackend:
             records = table.map_batches(runner, batch_size=1, compute=TaskPoolStrategy(size=size), num_cpus=0.5)
         try:
             for row in records.iter_rows():
-                yield json.loads(row["record"])
+                record = json.loads(row["record"])
+                if "error" in record:
+                    raise _error_of(record)
+                yield record
+        except BclsError:
+            raise
         except Exception as error:
             raise own_error(error) or BclsError(f"a piece failed on Ray: {error}") from error
+
+
+def _error_of(record: Record) -> BclsError:
+    """The error that a record stands for, of its own class or the nearest that `bcls_core.errors` has."""
+    kinds = (getattr(errors, name, None) for name in record["error"])
+    kind: type[BclsError] = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BclsError))
+    return kind(record["message"])
 
 
 def own_error(error: BaseException) -> BclsError | None:

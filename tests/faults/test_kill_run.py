@@ -62,3 +62,20 @@ def test_three_kills_and_one_result(
     train = next(run for run in runs if run.data.tags["flow"] == "train")
     assert [entry.step for entry in client.get_metric_history(train.info.run_id, "val/rsum")] == [0, 1, 2, 3]
     assert len(client.search_model_versions("name='demo'")) == 1
+
+
+@pytest.mark.slow
+def test_sigterm_exits_143_and_the_next_attempt_continues(bcls: Any, small_settings: tuple[str, ...]) -> None:
+    settings = (*small_settings, "train.epochs=4")
+    process = bcls.start("run", "-c", "demo", "--local", settings=settings)
+    deadline = time.monotonic() + 300
+    while not any(bcls.root.glob("training/*/_work/scratch/best-*.pt")):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 143, errors[-3000:]
+    assert published(bcls.root, "training") == 0
+    result = bcls.json("run", "-c", "demo", "--local", settings=settings)
+    assert result["training"]["state"] == "new"

@@ -49,6 +49,14 @@ def bcls(*arguments: str, cwd: Path, **environment: str) -> subprocess.Completed
         ),
         (["search", "--model", "models:/demo@champion"], "exactly one of --text and --image"),
         (["demo", "--root", "relative"], "is relative"),
+        (["demo", "--root", "/etc/passwd"], "is a file"),
+        (["demo", "--set", "registry.alias=latest"], "MLflow keeps for itself"),
+        (["demo", "--set", "runtime.mlflow_uri=http://u:hunter2@host"], "must not hold a user or password"),
+        (
+            ["search", "--model", "m", "--text", "x", "--html", "nowhere/page.html"],
+            "not a file in a folder that exists",
+        ),
+        (["evaluate", "--model", "m", "--split", "nonsense"], "nonsense"),
     ],
 )
 def test_bad_input_exits_2_with_one_message_and_imports_nothing_heavy(
@@ -65,5 +73,6 @@ def test_bad_input_exits_2_with_one_message_and_imports_nothing_heavy(
     assert done.returncode == 2, done.stderr
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
     assert "heavy: []" in done.stdout
     assert list(tmp_path.iterdir()) == [], "nothing is written"

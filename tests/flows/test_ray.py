@@ -46,3 +46,19 @@ def find(tree: Any, key: str) -> Any:
             if inner is not None:
                 return inner
     return None
+
+
+@pytest.mark.slow
+def test_errors_keep_their_kind_and_resources_are_checked_on_ray(bcls: Any, small_settings: tuple[str, ...]) -> None:
+    for flow in ("ingest", "label"):
+        bcls.run(flow, "-c", "demo", "--local", settings=small_settings)
+    process = bcls.start("train", "-c", "demo", settings=(*small_settings, "runtime.workers=99"))
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert "runtime.workers=99 needs 49.5 CPUs" in errors
+    unknown = "train.student.text={config: {model_type: no-such-model}}"
+    process = bcls.start("train", "-c", "demo", settings=(*small_settings, unknown))
+    _, errors = process.communicate()
+    assert process.returncode == 2, errors[-2000:]
+    assert "no-such-model" in errors
+    assert "Traceback" not in errors

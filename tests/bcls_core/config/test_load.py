@@ -55,6 +55,12 @@ def test_all_wrong_settings_are_named_at_once() -> None:
     assert "label.neighbours" in str(caught.value)
 
 
+def test_a_misspelt_section_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCLS__TRIAN__EPOCHS", "3")
+    with pytest.raises(ConfigError, match="BCLS__TRAIN__"):
+        recipe_with()
+
+
 def test_a_key_given_twice_in_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(DEMO.read_text() + "\nname: other\n")
