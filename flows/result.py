@@ -62,7 +62,8 @@ class Result:
 def _table(grid: Grid) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     for position, column in enumerate(grid.columns):
-        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        is_number = bool(grid.rows) and all(isinstance(row[position], int | float) for row in grid.rows)
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for row in grid.rows:
         table.add_row(*(_plain(value) for value in row))
     return table
