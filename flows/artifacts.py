@@ -65,3 +65,11 @@ def rollback(root: str, kind: str, version: str) -> Result:
     published = Store(root).rollback(kind, version)
     facts = {"kind": kind, "version": published.version, "sequence": published.sequence}
     return Result(f"{kind}: version {published.version} is current again", facts)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from flows.cli import main
+
+    main(["artifacts", *sys.argv[1:]])

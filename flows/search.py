@@ -154,3 +154,11 @@ def _write(path: Path, text: str) -> None:
         written.replace(path)
     finally:
         written.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from flows.cli import main
+
+    main(["search", *sys.argv[1:]])

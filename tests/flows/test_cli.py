@@ -76,3 +76,14 @@ def test_bad_input_exits_2_with_one_message_and_imports_nothing_heavy(
     assert "hunter2" not in done.stderr
     assert "heavy: []" in done.stdout
     assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+@pytest.mark.parametrize("flow", ["artifacts", "demo", "search"])
+def test_a_flow_is_a_module_too(flow: str, tmp_path: Path) -> None:
+    import os
+
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", f"flows.{flow}", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f" {flow} " in done.stdout
