@@ -13,7 +13,7 @@ from bcls_core.errors import BclsError
 from bcls_core.training.checkpoint import finished_epochs
 from bcls_core.training.loop import TrainingJob
 from bcls_core.training.loop import train as train_loop
-from bcls_core.training.parallel import Workers
+from bcls_core.workers import Workers
 from flows.backend import own_error
 from flows.context import Context
 from flows.progress import progress_bar

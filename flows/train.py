@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bcls_core.config import KendallTerm, Recipe, content_of
+from bcls_core.config import GradedTerm, Recipe, content_of
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError
 from bcls_core.similarity import measures_of
@@ -52,7 +52,7 @@ def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) 
 def _check_measures(recipe: Recipe, labels: Artifact) -> None:
     held = measures_of(labels)
     for position, term in enumerate(recipe.train.objective):
-        if isinstance(term, KendallTerm) and term.relevance not in held:
+        if isinstance(term, GradedTerm) and term.relevance not in held:
             raise ConfigError(
                 f"train.objective[{position}].relevance: label set {labels.version} holds no measure "
                 f"{term.relevance!r}, it holds {', '.join(held)}. Name one of them, or another label set."

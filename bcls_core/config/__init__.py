@@ -4,6 +4,7 @@ from bcls_core.config.base import RUNTIME, Section, content_of
 from bcls_core.config.ingest import DemoIngest, IngestSettings, KarpathyIngest, Split
 from bcls_core.config.label import CiderMeasureSettings, EmbeddingMeasureSettings, LabelSettings, MeasureSettings
 from bcls_core.config.load import load_recipe, load_runtime
+from bcls_core.config.objective import GradedTerm, KendallTerm, ObjectiveTerm, TripletTerm
 from bcls_core.config.recipe import EvaluateSettings, Recipe, RegistrySettings, RuntimeSettings
 from bcls_core.config.student import (
     ConfiguredImageTower,
@@ -13,7 +14,7 @@ from bcls_core.config.student import (
     StudentSettings,
     TwoTowerStudent,
 )
-from bcls_core.config.train import KendallTerm, ObjectiveTerm, TrainSettings, TripletTerm
+from bcls_core.config.train import TrainSettings
 
 __all__ = [
     "RUNTIME",
@@ -24,6 +25,7 @@ __all__ = [
     "DemoIngest",
     "EmbeddingMeasureSettings",
     "EvaluateSettings",
+    "GradedTerm",
     "IngestSettings",
     "KarpathyIngest",
     "KendallTerm",

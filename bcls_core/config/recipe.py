@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field, PositiveInt, SecretStr, StringConstr
 from bcls_core.config.base import RUNTIME, Section
 from bcls_core.config.ingest import IngestSettings, Split
 from bcls_core.config.label import LabelSettings
-from bcls_core.config.train import KendallTerm, TrainSettings
+from bcls_core.config.objective import GradedTerm
+from bcls_core.config.train import TrainSettings
 
 RegistryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -66,7 +67,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _terms_read_measures_that_exist(self) -> Recipe:
         for index, term in enumerate(self.train.objective):
-            if isinstance(term, KendallTerm) and term.relevance not in self.label.measures:
+            if isinstance(term, GradedTerm) and term.relevance not in self.label.measures:
                 known = ", ".join(self.label.measures)
                 raise ValueError(
                     f"train.objective[{index}].relevance names {term.relevance!r}, label.measures has {known}"

@@ -11,8 +11,9 @@ from bcls_core.errors import ConfigError, ShapeError
 def require_finite(name: str, values: Tensor) -> None:
     """Refuse NaN and infinity in a (rows, columns) matrix, naming the first place they stand at.
 
-    On an accelerator the answer has to be waited for, so the losses call this by themselves for CPU tensors only;
-    elsewhere a NaN score makes the loss NaN, and whoever reads that loss can call this to learn where it came from.
+    On an accelerator the answer has to be waited for, and a compiled graph cannot branch on it, so the losses call this
+    by themselves for CPU tensors in eager mode only; elsewhere a NaN score makes the loss NaN or leaves it out, and
+    whoever watches the loss and the gradient norm can call this to learn where it came from.
 
     Raises:
         ShapeError: a value is NaN or infinite.
@@ -29,7 +30,7 @@ def require_finite(name: str, values: Tensor) -> None:
 
 
 def require_matrix(name: str, values: Tensor) -> None:
-    """Refuse what is not a non-empty floating (rows, columns) matrix, or, on the CPU, holds a value that is not finite.
+    """Refuse what is not a non-empty floating (rows, columns) matrix or, on the CPU in eager mode, not finite.
 
     Raises:
         ShapeError: any of these.
@@ -40,7 +41,7 @@ def require_matrix(name: str, values: Tensor) -> None:
         )
     if not values.is_floating_point():
         raise ShapeError(f"{name}: {values.dtype}, expected a floating type; convert with .float().")
-    if values.device.type == "cpu":
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
         require_finite(name, values.detach())
 
 

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from bcls_core.errors import ShapeError
 from bcls_core.losses.checks import require_mask, require_matrix, require_same_shape
+from bcls_core.workers import Workers
+
+ALONE = Workers()
+"""One process holds the whole batch."""
+
+
+class Transposed(TypedDict, total=False):
+    """Optional arguments of a loss that reads scores only, where the transposed direction is not the transpose."""
+
+    t2i_scores: Tensor | None
+    t2i_positives: Tensor | None
+    workers: Workers
+
+
+class TransposedWithLabels(Transposed, total=False):
+    """The same of a loss that reads labels too."""
+
+    t2i_labels: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,13 @@ class Direction:
     scores: Tensor
     positives: Tensor | None = None
     labels: Tensor | None = None
+
+    @property
+    def negatives(self) -> Tensor:
+        """(queries, gallery) bool, True where the column is no positive of the row."""
+        if self.positives is not None:
+            return ~self.positives
+        return ~torch.eye(len(self.scores), dtype=torch.bool, device=self.scores.device)
 
     @property
     def relevance(self) -> Tensor:
@@ -96,3 +123,27 @@ def _check(prefix: str, direction: Direction, diagonal: bool) -> None:
 
 def _widened(scores: Tensor) -> Tensor:
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the rows of one worker add to a mean over everybody's rows.
+
+    Attributes:
+        total: scalar, the sum of this worker's terms.
+        count: scalar, the number of these terms.
+    """
+
+    total: Tensor
+    count: Tensor | int
+
+
+def mean_of_directions(i2t: Direction, t2i: Direction, share: Callable[[Direction], Share], workers: Workers) -> Tensor:
+    """This worker's share of the mean over all workers' terms, a mean per direction, the two averaged.
+
+    Normalisers are summed over the workers in one exchange. A direction without terms adds 0.
+    """
+    shares = share(i2t), share(t2i)
+    counts = torch.stack([torch.as_tensor(s.count, dtype=torch.float64, device=s.total.device) for s in shares])
+    means = torch.stack([s.total for s in shares]) / workers.sum(counts).clamp(min=1)
+    return (means.sum() / 2).to(i2t.scores.dtype)

@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from math import inf
 
 import torch
 from torch import Tensor
 
 from bcls_core.errors import ConfigError
-from bcls_core.losses.discordance import pair_blocks
+from bcls_core.losses.directions import ALONE
+from bcls_core.losses.percentile import Multiset, Numbers, percent_of, percentile
+from bcls_core.workers import Workers
 
-_DIGIT = 16
-_DIGIT_MASK = 0xFFFF
+_FEW = 2**16  # differences that are listed at once, however few labels they come from
 
 
-def resolve_gap(gap: float | str, labels: Tensor, positives: Tensor | None) -> float:
-    """A gap as a number that the labels' dtype can hold, so that comparing with it means the same on every device.
+def resolve_gap(gap: float | str, labels: Tensor, positives: Tensor | None, workers: Workers = ALONE) -> float:
+    """A gap as a number.
 
     Args:
-        gap: a number >= 0 in label units, or "p60" = `gap_percentile(labels, 60, positives)`.
+        gap: a number >= 0 in label units, or "p60" = `gap_percentile(labels, 60, positives, workers)`.
         labels: (queries, gallery).
         positives: (queries, gallery) bool; the diagonal if None.
+        workers: who holds the other rows of the batch; for a percentile all must call this in step.
 
     Raises:
         ConfigError: a negative gap, or a text that is no percentile.
     """
     if isinstance(gap, str):
-        match = re.fullmatch(r"p(\d{1,3}(?:\.\d+)?)", gap)
-        if match is None:
-            raise ConfigError(f"gap: {gap!r}, expected a number in label units or a percentile such as 'p60'.")
-        gap = gap_percentile(labels, float(match[1]), positives)
+        return gap_percentile(labels, percent_of("gap", gap), positives, workers)
     if not gap >= 0:
         raise ConfigError(f"gap: {gap}, expected a number >= 0: below zero equal labels would count as ordered.")
-    return float(torch.tensor(gap, dtype=labels.dtype))
+    return gap
 
 
-def gap_percentile(labels: Tensor, percent: float, positives: Tensor | None = None) -> float:
+def gap_percentile(labels: Tensor, percent: float, positives: Tensor | None = None, workers: Workers = ALONE) -> float:
     """Percentile of `|R_ij - R_ik|` over all rows i and unordered pairs j, k of columns that are no positives of i.
 
-    Interpolates linearly between order statistics, as `numpy.percentile` does; exact, by radix selection over the bits
-    of the differences in the labels' own dtype, so no list of the O(B^3) differences is ever made. 0.0 where no row has
+    Interpolates linearly between order statistics, as `numpy.percentile` does. These are exact, of differences rounded
+    in the labels' own dtype, though the O(B^3) differences are never listed: in sorted rows those up to a threshold
+    are counted in O(B^2 log B) time, and a few thresholds leave O(B^2) to look at. Memory O(B^2). 0.0 where no row has
     two such columns.
 
     Args:
         labels: (queries, gallery), floating.
         percent: 0 to 100.
         positives: (queries, gallery) bool; the diagonal if None.
+        workers: who holds the other rows of the batch, all of which count; all must call this in step.
+
+    Returns:
+        In label units, the same on all workers.
 
     Raises:
         ConfigError: a percentage out of range.
@@ -55,48 +58,70 @@ def gap_percentile(labels: Tensor, percent: float, positives: Tensor | None = No
         raise ConfigError(f"gap: percentile {percent}, expected 0 to 100.")
     if positives is None:
         positives = torch.eye(*labels.shape, dtype=torch.bool, device=labels.device)
-    negatives = (~positives).sum(1)
-    total = int((negatives * (negatives - 1) // 2).sum())
-    if total == 0:
-        return 0.0
-    # NaN stands above every number in the order of bits, so what is left out needs no further mask.
-    candidates = labels.detach().masked_fill(positives, torch.nan)
-    position = percent / 100 * (total - 1)
-    rank = min(int(position), total - 1)
-    # A block holds each pair twice and each column with itself: that many zeros come before everything.
-    lower, upper = _order_statistics(candidates, int(negatives.sum()) + 2 * rank)
-    return lower + (upper - lower) * (position - rank)
+    ascending = labels.detach().masked_fill(positives, torch.nan).sort(1).values  # NaN goes last
+    columns = torch.arange(labels.shape[1], device=labels.device).expand_as(ascending)
+    differences = _listed_if_few(_Differences(ascending, columns.masked_fill(~ascending.isnan(), 0), columns))
+    return percentile(differences, percent, workers)
 
 
-def _differences(labels: Tensor) -> Iterator[Tensor]:
-    for rows, columns in pair_blocks(labels):
-        yield (labels[rows, columns, None] - labels[rows, None, :]).abs_().flatten()
+class _Differences:
+    """Of each label the differences to those of its row at columns start to stop - 1, which are not larger.
 
+    They fall from start to stop, and rounding keeps that order: a threshold cuts each of these ranges in two.
 
-def _order_statistics(labels: Tensor, rank: int) -> tuple[float, float]:
-    """Of all differences the one of this rank (from 0) and the one two ranks on (itself if there is no larger number).
-
-    The bits of non-negative floats, read as integers, are in the floats' order: fix 16 of them a pass, from the top, by
-    counting.
+    Args:
+        ascending: (rows, columns), each row sorted.
+        start, stop: (rows, columns) int64.
     """
-    width = labels.dtype.itemsize * 8
-    integer = {16: torch.int16, 32: torch.int32, 64: torch.int64}[width]
-    wide = torch.int64 if width == 64 else torch.int32  # so that 16 bits fit above the sign
-    prefix, equal = 0, 0
-    for shift in range(width - _DIGIT, -1, -_DIGIT):
-        counts = torch.zeros(1 << _DIGIT, dtype=torch.int64, device=labels.device)
-        for block in _differences(labels):
-            keys = block.view(integer).to(wide)
-            if shift + _DIGIT < width:
-                keys = keys[keys >> (shift + _DIGIT) == prefix]
-            counts += torch.bincount(keys >> shift & _DIGIT_MASK, minlength=1 << _DIGIT)
-        cumulative = counts.cumsum(0)
-        digit = int((cumulative <= rank).sum())
-        equal = int(cumulative[digit]) - rank
-        rank -= int(cumulative[digit] - counts[digit])
-        prefix = prefix << _DIGIT | digit
-    lower = float(torch.tensor(prefix, dtype=torch.int64).to(integer).view(labels.dtype))
-    if equal > 2:
-        return lower, lower
-    larger = min(float(torch.where(block > lower, block, torch.inf).amin()) for block in _differences(labels))
-    return lower, larger if larger < torch.inf else lower
+
+    def __init__(self, ascending: Tensor, start: Tensor, stop: Tensor) -> None:
+        self._ascending, self._start, self._stop = ascending, start, stop
+        self._ends = (stop - start).flatten().cumsum(0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._ascending.dtype
+
+    @property
+    def size(self) -> Tensor:
+        return self._ends[-1]
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        none = self._start == self._stop
+        smallest = self._to(self._stop.sub(1).clamp_(min=0)).masked_fill_(none, inf)
+        largest = self._to(self._start).masked_fill_(none, -inf)
+        return smallest.amin(), largest.amax()
+
+    def sample(self, size: int) -> Tensor:
+        total = int(self.size)
+        return self._at(torch.arange(0, total, -(-total // size) or 1, device=self._ends.device))
+
+    def split(self, at: float) -> tuple[Multiset, Multiset]:
+        start, stop = self._start, self._stop
+        # Bisection for the first column that differs by at most `at`, asking for the difference itself: where a label
+        # minus `at` would be in the row is rounded otherwise.
+        for _ in range(int((stop - start).amax()).bit_length()):
+            middle = (start + stop) >> 1
+            beyond = (self._to(middle) > at) & (start < stop)
+            start, stop = torch.where(beyond, middle + 1, start), torch.where(beyond, stop, middle)
+        low, high = _Differences(self._ascending, stop, self._stop), _Differences(self._ascending, self._start, stop)
+        return _listed_if_few(low), _listed_if_few(high)
+
+    def _to(self, columns: Tensor) -> Tensor:
+        return self._ascending - self._ascending.gather(1, columns)
+
+    def _at(self, places: Tensor) -> Tensor:
+        """The differences at these places, counted through all ranges."""
+        label = torch.searchsorted(self._ends, places, right=True)
+        column = self._stop.flatten()[label] - (self._ends[label] - places)
+        labels, columns = self._ascending.flatten(), self._ascending.shape[1]
+        return labels[label] - labels[label // columns * columns + column]
+
+    def listed(self) -> Numbers:
+        return Numbers(self._at(torch.arange(int(self.size), device=self._ends.device)))
+
+
+def _listed_if_few(differences: _Differences) -> Multiset:
+    few = max(_FEW, 4 * differences._ascending.numel())
+    return differences.listed() if int(differences.size) <= few else differences

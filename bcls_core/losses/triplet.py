@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import torch.nn.functional as F
-from torch import Tensor, eye, finfo, logaddexp, logsumexp, nn, where
-from torch import bool as boolean
+from torch import Tensor, finfo, logaddexp, logsumexp, nn, where
 
 from bcls_core.losses.checks import require_choice, require_positive
-from bcls_core.losses.directions import Direction, both_directions
+from bcls_core.losses.directions import ALONE, Direction, Share, Transposed, both_directions, mean_of_directions
+from bcls_core.workers import Workers
 
 Mining = Literal["sum", "hardest", "soft", "selective"]
 Variant = Literal["smooth", "logsumexp", "softmax"]
@@ -28,6 +28,7 @@ def triplet_loss(
     reduction: Reduction = "mean",
     t2i_scores: Tensor | None = None,
     t2i_positives: Tensor | None = None,
+    workers: Workers = ALONE,
 ) -> Tensor:
     """Hinge that keeps captions of other images `margin` below the matching one, and images of other captions too.
 
@@ -60,9 +61,10 @@ def triplet_loss(
             directions.
         t2i_scores: (captions, images), where the transposed direction is not the transpose of `scores`.
         t2i_positives: (captions, images) bool, the positives of `t2i_scores`.
+        workers: who holds the other rows of the batch, where these are one worker's rows against everybody's columns.
 
     Returns:
-        Scalar; float32 for half-precision scores.
+        Scalar; float32 for half-precision scores. With several workers this one's share: the shares add up to the loss.
 
     Raises:
         ShapeError: shapes disagree, positives are missing for a matrix without a diagonal, or (CPU only) a score is not
@@ -74,7 +76,7 @@ def triplet_loss(
     require_choice("reduction", reduction, get_args(Reduction))
     require_positive("tau", tau)
 
-    def direction_loss(direction: Direction) -> Tensor:
+    def share(direction: Direction) -> Share:
         own, others, negative = _anchors(direction)
         if mining == "soft":
             costs = _soft(own, others, negative, margin, tau, variant)
@@ -87,11 +89,12 @@ def triplet_loss(
                 suspicious = (own - hardest).detach().abs() < eps
                 mean = _hinges(own, others, negative, margin).sum(1) / negative.sum(1).clamp(min=1)
                 costs = where(suspicious, mean, costs)
-        return costs.sum() if reduction == "sum" else costs.sum() / max(len(costs), 1)
+        return Share(costs.sum(), len(costs))
 
     i2t, t2i = both_directions(scores, positives, t2i_scores=t2i_scores, t2i_positives=t2i_positives)
-    total = direction_loss(i2t) + direction_loss(t2i)
-    return total if reduction == "sum" else total / 2
+    if reduction == "sum":
+        return share(i2t).total + share(t2i).total
+    return mean_of_directions(i2t, t2i, share, workers)
 
 
 class TripletLoss(nn.Module):
@@ -126,9 +129,7 @@ class TripletLoss(nn.Module):
         self,
         scores: Tensor,
         positives: Tensor | None = None,
-        *,
-        t2i_scores: Tensor | None = None,
-        t2i_positives: Tensor | None = None,
+        **transposed: Unpack[Transposed],
     ) -> dict[str, Tensor]:
         """Arguments, shapes and errors as in `triplet_loss`."""
         loss = triplet_loss(
@@ -140,8 +141,7 @@ class TripletLoss(nn.Module):
             variant=self.variant,
             eps=self.eps,
             reduction=self.reduction,
-            t2i_scores=t2i_scores,
-            t2i_positives=t2i_positives,
+            **transposed,
         )
         return {"triplet": loss}
 
@@ -154,7 +154,7 @@ def _anchors(direction: Direction) -> tuple[Tensor, Tensor, Tensor]:
     """Scores of the positives (anchors,), and of their rows (anchors, gallery), with a mask of the negatives there."""
     scores, positives = direction.scores, direction.positives
     if positives is None:
-        return scores.diagonal(), scores, ~eye(len(scores), dtype=boolean, device=scores.device)
+        return scores.diagonal(), scores, direction.negatives
     rows, columns = positives.nonzero(as_tuple=True)
     return scores[rows, columns], scores[rows], ~positives[rows]
 

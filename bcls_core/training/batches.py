@@ -21,26 +21,46 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Relevance:
+    """Labels of one worker's rows against the columns of the whole step.
+
+    Attributes:
+        i2t: (this worker's images, the step's captions).
+        t2i: (this worker's captions, the step's images); None where one worker has the whole step: the transpose.
+    """
+
+    i2t: Tensor
+    t2i: Tensor | None = None
+
+    def to(self, device: torch.device) -> Relevance:
+        return Relevance(
+            self.i2t.to(device, non_blocking=True),
+            None if self.t2i is None else self.t2i.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One worker's images and captions, and the whole step's labels.
+    """One worker's images and captions, and their labels.
 
     Attributes:
         images: student inputs of this worker's images.
         captions: student inputs of this worker's captions.
-        relevances: per measure the (step, step) labels of the whole step, all workers together.
+        relevances: per measure the labels.
         sizes: rows of each worker.
     """
 
     images: Inputs
     captions: Inputs
-    relevances: Mapping[str, Tensor]
+    relevances: Mapping[str, Relevance]
     sizes: Sequence[int]
 
     def to(self, device: torch.device) -> Batch:
         def move(inputs: Mapping[str, Tensor]) -> Inputs:
             return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
 
-        return Batch(move(self.images), move(self.captions), move(self.relevances), self.sizes)
+        relevances = {name: relevance.to(device) for name, relevance in self.relevances.items()}
+        return Batch(move(self.images), move(self.captions), relevances, self.sizes)
 
 
 class BatchSource:
@@ -65,7 +85,7 @@ class BatchSource:
         return Batch(
             images=self.images(image_rows),
             captions=self.captions(caption_rows),
-            relevances=self.relevance(*plan.step(step)),
+            relevances=self._relevances_of(plan.step(step), slices[rank], alone=size == 1),
             sizes=[len(images) for images, _ in slices],
         )
 
@@ -86,3 +106,12 @@ class BatchSource:
         own = [self.rows.caption_ids[self.rows.captions_of(row)] for row in image_rows]
         caption_ids = self.rows.caption_ids[caption_rows]
         return {name: torch.from_numpy(measure.rows(own, caption_ids)) for name, measure in self._relevances.items()}
+
+    def _relevances_of(self, step: tuple[Rows, Rows], mine: tuple[Rows, Rows], *, alone: bool) -> dict[str, Relevance]:
+        all_images, all_captions = step
+        my_images, my_captions = mine
+        i2t = self.relevance(my_images, all_captions)
+        if alone:
+            return {name: Relevance(labels) for name, labels in i2t.items()}
+        t2i = self.relevance(all_images, my_captions)
+        return {name: Relevance(labels, t2i[name].T) for name, labels in i2t.items()}

@@ -18,10 +18,11 @@ _PROGRESS = "progress.json"
 
 @dataclass
 class TrainingState:
-    """Everything the next epoch depends on."""
+    """Everything the next epoch depends on: of the student, of the losses (learned temperatures), of the optimiser."""
 
     epoch: int
     weights: dict[str, Tensor]
+    objective: dict[str, Tensor]
     optimiser: dict[str, Any]
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0

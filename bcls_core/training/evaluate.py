@@ -17,8 +17,8 @@ from bcls_core.students import Student, load_student
 from bcls_core.training.batches import BatchSource
 from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.history import MODEL
-from bcls_core.training.parallel import Workers
 from bcls_core.training.validate import defined, encode_split, retrieval_and_agreement
+from bcls_core.workers import Workers
 
 
 class EvaluateTraining:

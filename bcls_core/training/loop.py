@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,12 @@ from bcls_core.training.checkpoint import TrainingState, load_best, load_state, 
 from bcls_core.training.frozen import load_frozen
 from bcls_core.training.history import MODEL, History, write_history
 from bcls_core.training.initial import load_initial
-from bcls_core.training.objective import Objective
-from bcls_core.training.parallel import Workers
+from bcls_core.training.objective import Objective, ScoredPairs
 from bcls_core.training.plan import BatchPlan, batch_plan
 from bcls_core.training.prefetch import Prefetcher
 from bcls_core.training.schedule import build_optimiser, learning_rate
 from bcls_core.training.validate import validate
+from bcls_core.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,10 @@ class Trainer:
         self._settings, self._workers, self._draft = job.settings, workers, job.draft
         self._device = torch.device(job.device)
         self._student = load_initial(job.draft).to(self._device)
-        self._objective = Objective(job.settings.objective, load_gaps(job.labels))
+        self._objective = Objective(job.settings.objective, load_gaps(job.labels)).to(self._device)
         self._train_source = self._source(job, "train", self._objective.measures)
         self._val_source = self._source(job, "val", frozenset(measures_of(job.labels)))
-        self._optimiser = build_optimiser(self._student, job.settings)
+        self._optimiser = build_optimiser(self._student, self._objective, job.settings)
         # Deterministic from seed and epoch, so it costs nothing to know the number of steps ahead.
         first = self._plan(1)
         self._steps_per_epoch = first.steps
@@ -114,6 +114,7 @@ class Trainer:
                 sums[name] = sums.get(name, torch.zeros((), device=self._device)) + value
         seconds = time.perf_counter() - started
         means = {name: float(total) / plan.steps for name, total in sums.items()}
+        means |= {f"train/{name}": value for name, value in self._objective.learned().items()}
         means |= {"train/learning_rate": rate, "train/left_out": float(plan.left_out)}
         speed = {
             "train/pairs_per_second": plan.used / seconds,
@@ -124,23 +125,34 @@ class Trainer:
 
     def _step(self, batch: Batch, rate: float, epoch: int, step: int) -> dict[str, Tensor]:
         images, captions = self._model(batch.images, batch.captions)
-        all_images = self._workers.gather(images, batch.sizes)
-        all_captions = self._workers.gather(captions, batch.sizes)
-        terms = self._objective(self._student.score(all_images, all_captions), batch.relevances)
-        loss = torch.stack(list(terms.values())).sum()
+        terms = self._objective(self._pairs(images, captions, batch.sizes), batch.relevances, self._workers)
+        share = torch.stack(list(terms.values()))
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Data parallelism averages where the joint gradient is a sum.
+        (share.sum() * self._workers.size).backward()  # type: ignore[no-untyped-call]
+        self._workers.average_gradients(self._objective.parameters())
+        joint = self._workers.sum(share)
         norm = nn.utils.clip_grad_norm_(self._student.parameters(), self._settings.clip_norm)
         if not torch.isfinite(norm):
             raise BclsError(
-                f"training: loss {float(loss):g}, gradient norm {float(norm):g} at epoch {epoch}, step {step}. "
+                f"training: loss {float(joint.sum()):g}, gradient norm {float(norm):g} at epoch {epoch}, step {step}. "
                 "Lower train.learning_rate, or look for degenerate images or captions in this batch."
             )
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
-        values = {f"train/{name}": term.detach() for name, term in terms.items()}
-        return values | {"train/loss": loss.detach(), "train/gradient_norm": norm}
+        values = {f"train/{name}": term for name, term in zip(terms, joint, strict=True)}
+        return values | {"train/loss": joint.sum(), "train/gradient_norm": norm}
+
+    def _pairs(self, images: Tensor, captions: Tensor, sizes: Sequence[int]) -> ScoredPairs:
+        """This worker's images against everybody's captions, and its captions against everybody's images."""
+        if self._workers.size == 1:
+            return ScoredPairs(self._student.score(images, captions))
+        all_images, all_captions = (self._workers.gather(side, sizes) for side in (images, captions))
+        mine = torch.zeros(len(images), len(all_captions), dtype=torch.bool, device=images.device)
+        mine[:, self._workers.rows(sizes)].fill_diagonal_(True)
+        scores = self._student.score(images, all_captions)
+        return ScoredPairs(scores, mine, self._student.score(all_images, captions).T, mine)
 
     def _validate(self) -> dict[str, float]:
         # Running statistics (of batch norms) are each worker's own until the next step; the model has the first one's.
@@ -153,6 +165,7 @@ class Trainer:
         state = TrainingState(
             epoch=epoch,
             weights={name: tensor for name, tensor in self._student.state_dict().items() if name not in frozen},
+            objective=self._objective.state_dict(),
             optimiser=self._optimiser.state_dict(),
             history=[*(before.history if before else []), metrics],
             best_epoch=before.best_epoch if before else 0,
@@ -167,6 +180,7 @@ class Trainer:
         if state is not None:
             log.info("continuing after epoch %d", state.epoch)
             self._load_trained(state.weights)
+            self._objective.load_state_dict(state.objective)
             self._optimiser.load_state_dict(state.optimiser)
         return state
 

@@ -9,12 +9,17 @@ from torch import nn, optim
 from bcls_core.config import TrainSettings
 
 
-def build_optimiser(model: nn.Module, settings: TrainSettings) -> optim.AdamW:
-    """AdamW over the trained parameters; matrices decay, vectors and scalars (biases, norms) do not."""
+def build_optimiser(model: nn.Module, objective: nn.Module, settings: TrainSettings) -> optim.AdamW:
+    """AdamW over the trained parameters of a model and, in a group of their own, those of its losses.
+
+    Matrices of the model decay; vectors and scalars (biases, norms) do not, and nor do a loss's temperatures, which
+    decay would pull to 1.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": list(objective.parameters()), "weight_decay": 0.0},
     ]
     return optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bcls_core.metrics import rank_correlation, retrieval, retrieval_from_encodings
 from bcls_core.students import Student
 from bcls_core.training.batches import BatchSource, Inputs, Rows
-from bcls_core.training.parallel import Workers
+from bcls_core.workers import Workers
 
 _BATCH = 128
 _CORRELATION_IMAGES = 1000

@@ -34,10 +34,36 @@ def pair_cost(d, surrogate, tau):
     return 1 + math.tanh(x)
 
 
-def direction_definition(scores, labels, gap, surrogate, margin, tau, normalise):
+def taken_pairs(row, scores, gap, sampling, window, stride, hard):
+    """The pairs of one query that the loss takes, each as often as it counts."""
+    pairs = ordered_pairs(row, gap)
+    if sampling == "exact" and not hard:
+        return pairs
+    distinct = sorted(set(row.tolist()), reverse=True)
+    place = [distinct.index(value) for value in row.tolist()]
+    if sampling == "local":
+        groups = [
+            [(j, k) for j, k in pairs if start <= place[j] < start + window // 2 <= place[k] < start + window]
+            for start in range(0, len(row), stride or max(window // 2, 1))
+        ]
+    else:
+        groups = [
+            [(j, k) for j, k in pairs if j == winner and place[k] >= place[j] + window] for winner in range(len(row))
+        ]
+    if hard:
+        groups = [[max(group, key=lambda pair: scores[pair[1]] - scores[pair[0]])] for group in groups if group]
+    return [pair for group in groups for pair in group]
+
+
+def direction_definition(
+    scores, labels, gap, surrogate, margin, tau, normalise, sampling="exact", window=1, stride=None, hard=False
+):
     """One direction: nested loops over the formula, in plain Python floats."""
     queries = [
-        [pair_cost(s[k] - s[j] + margin, surrogate, tau) for j, k in ordered_pairs(row, gap)]
+        [
+            pair_cost(s[k] - s[j] + margin, surrogate, tau)
+            for j, k in taken_pairs(row, s, gap, sampling, window, stride, hard)
+        ]
         for s, row in zip(scores.tolist(), labels, strict=True)
     ]
     if normalise == "batch":
@@ -46,14 +72,15 @@ def direction_definition(scores, labels, gap, surrogate, margin, tau, normalise)
     return sum(means) / len(means) if means else 0.0
 
 
-def definition(scores, labels, gap=0.0, surrogate="hinge", margin=0.0, tau=0.05, normalise="batch"):
+def definition(scores, labels, gap=0.0, surrogate="hinge", margin=0.0, tau=0.05, normalise="batch", **windows):
     settings_ = (gap, surrogate, margin, tau, normalise)
-    return (direction_definition(scores, labels, *settings_) + direction_definition(scores.T, labels.T, *settings_)) / 2
+    i2t = direction_definition(scores, labels, *settings_, **windows)
+    return (i2t + direction_definition(scores.T, labels.T, *settings_, **windows)) / 2
 
 
 @st.composite
-def batches(draw):
-    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+def batches(draw, largest=6):
+    rows, columns = draw(st.integers(1, largest)), draw(st.integers(1, largest))
 
     def matrix(values, dtype):
         return np.array([[draw(st.sampled_from(values)) for _ in range(columns)] for _ in range(rows)], dtype=dtype)
@@ -90,6 +117,45 @@ def test_equals_the_definition_with_ties_and_gaps_that_are_met_exactly(surrogate
     assert torch.isfinite(tensor.grad).all()
 
 
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("sampling", ["exact", "dead-zone", "local"])
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@settings(max_examples=40, deadline=None)
+@given(
+    case=batches(9),
+    gap=st.sampled_from([0.0, 0.1, 0.3]),
+    margin=st.sampled_from([0.0, 0.1]),
+    normalise=st.sampled_from(["batch", "query"]),
+    window=st.integers(2, 6),
+    stride=st.sampled_from([None, 1, 2, 3]),
+)
+def test_sliding_windows_and_hard_mining_equal_the_definition(
+    surrogate, sampling, hard, case, gap, margin, normalise, window, stride
+):
+    scores, labels = case
+    tensor = torch.tensor(scores, requires_grad=True)
+    windows = {"sampling": sampling, "window": 1 if sampling == "exact" else window, "stride": stride, "hard": hard}
+    chosen = {"gap": gap, "surrogate": surrogate, "margin": margin, "tau": 0.07, "normalise": normalise}
+    loss = kendall_loss(tensor, torch.tensor(labels), **chosen, **windows)
+    loss.backward()
+    assert loss.item() == pytest.approx(definition(scores, labels, **chosen, **windows), rel=1e-12, abs=1e-14)
+    assert torch.isfinite(tensor.grad).all()
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_a_dead_zone_of_one_position_is_the_exact_loss(surrogate):
+    generator = torch.Generator().manual_seed(12)
+    scores = torch.randint(-9, 9, (30, 30), generator=generator).double() / 10
+    labels = torch.randint(0, 9, (30, 30), generator=generator).double() / 10
+    results = []
+    for windows in ({}, {"sampling": "dead-zone", "window": 1}):
+        leaf = scores.clone().requires_grad_()
+        loss = kendall_loss(leaf, labels, gap=0.1, surrogate=surrogate, **windows)
+        loss.backward()
+        results.append((loss, leaf.grad))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize(
     ("dtype", "pair", "gap", "ordered"),
     [
@@ -111,15 +177,27 @@ def test_a_pair_counts_by_the_difference_as_the_labels_dtype_rounds_it(dtype, pa
     assert kendall_loss(scores, labels, gap=gap).item() == (0.5 if ordered else 0.0)  # text-to-image has one image
 
 
+WINDOWS = {
+    "exact": {},
+    "exact hard": {"hard": True},
+    "dead-zone": {"sampling": "dead-zone", "window": 2},
+    "dead-zone hard": {"sampling": "dead-zone", "window": 2, "hard": True},
+    "local": {"sampling": "local", "window": 4, "stride": 1},
+    "local hard": {"sampling": "local", "window": 4, "stride": 1, "hard": True},
+}
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
 @pytest.mark.parametrize("normalise", ["batch", "query"])
 @pytest.mark.parametrize("surrogate", SURROGATES)
-def test_gradient_is_that_of_finite_differences(surrogate, normalise):
+def test_gradient_is_that_of_finite_differences(surrogate, normalise, windows):
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(5, 6, dtype=torch.float64, generator=generator, requires_grad=True)
     labels = torch.rand(5, 6, generator=generator)
+    chosen = {"gap": 0.1, "surrogate": surrogate, "margin": 0.05, "tau": 0.3, "normalise": normalise}
 
     def loss(s):
-        return kendall_loss(s, labels, gap=0.1, surrogate=surrogate, margin=0.05, tau=0.3, normalise=normalise)
+        return kendall_loss(s, labels, **chosen, **WINDOWS[windows])
 
     assert torch.autograd.gradcheck(loss, (scores,))
 
@@ -253,10 +331,11 @@ def test_memory_is_quadratic_and_one_block(surrogate, gap, size, block, largest_
 
 
 def test_module_returns_the_function_as_a_named_term(worked_scores, worked_labels):
-    module = KendallLoss(gap="p40", surrogate="tanh", margin=0.1, tau=0.2, normalise="query")
+    held = {"sampling": "local", "window": 3, "stride": 1, "hard": True}
+    module = KendallLoss(gap="p40", surrogate="tanh", margin=0.1, tau=0.2, normalise="query", **held)
     terms = module(worked_scores, worked_labels)
     expected = kendall_loss(
-        worked_scores, worked_labels, gap="p40", surrogate="tanh", margin=0.1, tau=0.2, normalise="query"
+        worked_scores, worked_labels, gap="p40", surrogate="tanh", margin=0.1, tau=0.2, normalise="query", **held
     )
     assert list(terms) == ["kendall"]
     assert torch.equal(terms["kendall"], expected)
@@ -277,6 +356,10 @@ def test_module_returns_the_function_as_a_named_term(worked_scores, worked_label
         ({"gap": -0.1}, ConfigError, "gap: -0.1"),
         ({"surrogate": "relu"}, ConfigError, "surrogate: 'relu'"),
         ({"sampling": "all"}, ConfigError, "sampling: 'all', expected one of exact"),
+        ({"window": 3}, ConfigError, "window=3 with sampling='exact'"),
+        ({"sampling": "dead-zone", "window": 0}, ConfigError, "window: 0, expected at least 1"),
+        ({"sampling": "local"}, ConfigError, "window: 1, expected at least 2"),
+        ({"sampling": "local", "window": 4, "stride": 0}, ConfigError, "stride: 0"),
         ({"normalise": "mean"}, ConfigError, "normalise: 'mean'"),
         ({"tau": -1.0}, ConfigError, "tau: -1.0"),
     ],

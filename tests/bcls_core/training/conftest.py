@@ -27,6 +27,8 @@ SETTINGS = (
     "train.student.text={max_tokens: 24, config: {model_type: bert, hidden_size: 16, num_hidden_layers: 1, "
     "num_attention_heads: 2, intermediate_size: 32, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}}",
     "train.student.dim=16",
+    "train.objective=[{loss: triplet, mining: soft, tau: 0.1}, {loss: info-nce, weight: 0.3, highest: 0.2}, "
+    "{loss: kendall, relevance: cider, gap: p60, sampling: dead-zone, window: 3, hard: true}]",
 )
 
 

@@ -18,7 +18,7 @@ def draft(tmp_path: Path) -> Draft:
 
 def state(epoch: int, best_epoch: int) -> TrainingState:
     weights = {"w": torch.full((2,), float(epoch))}
-    return TrainingState(epoch, weights, {"state": {}, "param_groups": []}, [{"val/rsum": 1.0}], best_epoch, 1.0)
+    return TrainingState(epoch, weights, {}, {"state": {}, "param_groups": []}, [{"val/rsum": 1.0}], best_epoch, 1.0)
 
 
 def test_the_best_weights_outlive_later_epochs(draft: Draft) -> None:

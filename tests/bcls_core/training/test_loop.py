@@ -16,7 +16,7 @@ from bcls_core.errors import BclsError
 from bcls_core.store import Artifact
 from bcls_core.training.history import read_history
 from bcls_core.training.loop import Trainer, TrainingJob, train
-from bcls_core.training.parallel import Workers
+from bcls_core.workers import Workers
 
 
 def ignore(epoch: int, metrics: dict[str, float]) -> None:
@@ -42,6 +42,8 @@ def test_it_learns_and_keeps_the_best_epoch(undisturbed: Artifact) -> None:
     assert history.best_epoch > 0
     assert history.epochs[3]["train/loss"] < history.epochs[1]["train/loss"]
     assert {"val/i2t/r1", "val/t2i/r10", "val/label/cider/t2i/kendall"} <= history.epochs[0].keys()
+    taus = [epoch["train/learned/info-nce/tau"] for epoch in history.epochs[1:]]
+    assert len(set(taus)) == 3, "the temperature is learned"
     assert not any("second" in name for epoch in history.epochs for name in epoch), "timings are no content"
 
 

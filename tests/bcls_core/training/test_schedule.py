@@ -9,6 +9,7 @@ from torch import nn
 
 from bcls_core.config import load_recipe
 from bcls_core.config.train import TrainSettings
+from bcls_core.losses import InfoNCELoss, SigLIPLoss, TripletLoss
 from bcls_core.training.schedule import build_optimiser, learning_rate
 from flows import recipes
 
@@ -34,8 +35,16 @@ def test_without_warm_up_starts_at_the_top() -> None:
 def test_only_matrices_decay_and_only_trained_parameters_are_optimised() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     model[2].requires_grad_(False)
-    decayed, plain = build_optimiser(model, settings(weight_decay=0.3)).param_groups
+    decayed, plain = build_optimiser(model, nn.Module(), settings(weight_decay=0.3)).param_groups
     assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
     assert decayed["weight_decay"] == pytest.approx(0.3)
     assert [tuple(p.shape) for p in plain["params"]] == [(4,), (4,), (4,)]
     assert plain["weight_decay"] == 0.0
+
+
+def test_what_a_loss_learns_has_a_group_of_its_own_that_does_not_decay() -> None:
+    objective = nn.ModuleList([InfoNCELoss(), SigLIPLoss(), TripletLoss()])
+    *_, own = build_optimiser(nn.Linear(3, 4), objective, settings(weight_decay=0.3)).param_groups
+    assert len(own["params"]) == 3
+    assert {id(p) for p in own["params"]} == {id(p) for p in objective.parameters()}
+    assert own["weight_decay"] == 0.0

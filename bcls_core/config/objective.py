@@ -1,0 +1,154 @@
+"""What is optimised: the terms of an objective, one per loss of `bcls_core.losses`, with the settings of its class."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from bcls_core.config.base import Section
+from bcls_core.config.label import MeasureName
+
+
+def _number_or_percentile(value: float | str) -> float | str:
+    if isinstance(value, str) and not re.fullmatch(r"p\d{1,2}", value):
+        raise ValueError("expected a number in label units or a percentile from p0 to p99")
+    return value
+
+
+class Term(Section):
+    """One weighted loss."""
+
+    weight: PositiveFloat = 1.0
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the loss's class."""
+        return self.model_dump(exclude={"loss", "weight", "relevance"})
+
+
+class GradedTerm(Term):
+    """A loss that reads continuous labels, those of one relevance measure."""
+
+    relevance: MeasureName
+
+
+class TripletTerm(Term):
+    """`triplet_loss`: the matched caption must win by a margin."""
+
+    loss: Literal["triplet"]
+    mining: Literal["sum", "hardest", "soft", "selective"] = "soft"
+    variant: Literal["smooth", "logsumexp", "softmax"] = "smooth"
+    margin: NonNegativeFloat = 0.2
+    tau: PositiveFloat = 0.02
+    eps: NonNegativeFloat = 0.01
+
+
+class InfoNCETerm(Term):
+    """`info_nce_loss`: the matched caption is to be picked out of the batch."""
+
+    loss: Literal["info-nce"]
+    tau: PositiveFloat = 0.05
+    learned: bool = True
+    lowest: PositiveFloat = 0.01
+    highest: PositiveFloat = 0.10
+
+    @model_validator(mode="after")
+    def _starts_inside(self) -> InfoNCETerm:
+        if self.learned and not self.lowest <= self.tau <= self.highest:
+            raise ValueError(f"a learned tau starts between lowest={self.lowest} and highest={self.highest}")
+        return self
+
+
+class SigLIPTerm(Term):
+    """`siglip_loss`: every pair is judged by itself, matched or not."""
+
+    loss: Literal["siglip"]
+    scale: PositiveFloat = 10.0
+    bias: float = -10.0
+    learned: bool = True
+
+
+class KendallTerm(GradedTerm):
+    """`kendall_loss`: scores must order captions as the labels do."""
+
+    loss: Literal["kendall"]
+    gap: Annotated[NonNegativeFloat | str, AfterValidator(_number_or_percentile)] = "p60"
+    surrogate: Literal["hinge", "softplus", "sigmoid", "tanh"] = "hinge"
+    margin: NonNegativeFloat = 0.0
+    tau: PositiveFloat = 0.05
+    sampling: Literal["exact", "dead-zone", "local"] = "exact"
+    window: PositiveInt = 1
+    stride: PositiveInt | None = None
+    hard: bool = False
+    normalise: Literal["batch", "query"] = "batch"
+
+    @model_validator(mode="after")
+    def _has_windows_where_they_mean_something(self) -> KendallTerm:
+        if self.sampling == "local" and self.window < 2:
+            raise ValueError("sampling: local needs a window of at least 2")
+        if self.sampling == "exact" and self.window > 1:
+            raise ValueError("sampling: exact has no window; choose dead-zone or local")
+        return self
+
+
+class LanguageGuidedMarginTerm(GradedTerm):
+    """`language_guided_margin_loss`: what is less relevant is kept further away."""
+
+    loss: Literal["language-guided-margin"]
+    tau: PositiveFloat = 0.02
+    margin: NonNegativeFloat = 0.2
+    threshold: Annotated[Annotated[float, Field(lt=1)] | str, AfterValidator(_number_or_percentile)] = "p70"
+
+
+class LadderTerm(GradedTerm):
+    """`ladder_loss`: a triplet loss, and one such step at each relevance threshold."""
+
+    loss: Literal["ladder"]
+    margins: tuple[NonNegativeFloat, ...] = (0.2, 0.01)
+    thresholds: tuple[float, ...] = (0.63,)
+    weights: tuple[NonNegativeFloat, ...] = (0.25,)
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> LadderTerm:
+        if not len(self.margins) - 1 == len(self.thresholds) == len(self.weights) > 0:
+            raise ValueError("expected one weight per threshold, and one margin more than thresholds")
+        if any(lower >= upper for upper, lower in pairwise(self.thresholds)):
+            raise ValueError("expected thresholds that descend")
+        return self
+
+
+class SmoothNDCGTerm(GradedTerm):
+    """`s_ndcg_loss`: smooth normalised discounted cumulative gain."""
+
+    loss: Literal["s-ndcg"]
+    tau: PositiveFloat = 0.01
+
+
+class SoftSpearmanTerm(GradedTerm):
+    """`soft_spearman_loss`: correlation of soft ranks with the ranks of the labels."""
+
+    loss: Literal["soft-spearman"]
+    tau: PositiveFloat = 0.05
+
+
+class CoSENTTerm(GradedTerm):
+    """`cosent_loss`: a logistic loss over pairs that the labels order."""
+
+    loss: Literal["cosent"]
+    scale: PositiveFloat = 20.0
+
+
+ObjectiveTerm = Annotated[
+    TripletTerm
+    | InfoNCETerm
+    | SigLIPTerm
+    | KendallTerm
+    | LanguageGuidedMarginTerm
+    | LadderTerm
+    | SmoothNDCGTerm
+    | SoftSpearmanTerm
+    | CoSENTTerm,
+    Field(discriminator="loss"),
+]

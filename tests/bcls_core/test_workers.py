@@ -1,0 +1,93 @@
+"""What crosses between workers arrives whole: rows, their gradients, sums and largest values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from bcls_core.workers import Workers
+
+SIZES = (3, 1, 2)
+
+
+def rows_of(rank: int) -> Tensor:
+    return torch.arange(SIZES[rank] * 2, dtype=torch.float64).reshape(-1, 2) + 10 * rank
+
+
+def weights_of(rank: int) -> Tensor:
+    """What a worker multiplies everybody's rows with, another for each worker."""
+    return torch.arange(sum(SIZES), dtype=torch.float64)[:, None] * (rank + 1)
+
+
+def worker(rank: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    workers = Workers.of_process_group()
+    rows = rows_of(rank).requires_grad_()
+    gathered = workers.gather(rows, SIZES)
+    (gathered * weights_of(rank)).sum().backward()
+    temperature = nn.Parameter(torch.tensor(2.0))
+    (temperature * (rank + 1)).backward()
+    workers.average_gradients([temperature, nn.Parameter(torch.zeros(2))])
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean.fill_(rank + 1)
+    workers.share_buffers(norm)
+    found = {
+        "gathered": gathered.detach(),
+        "gradient": rows.grad,
+        "sum": workers.sum(torch.tensor([1.0, rank])),
+        "largest": workers.largest(torch.tensor([-1.0 * rank, rank])),
+        "temperature": temperature.grad,
+        "buffer": norm.running_mean,
+    }
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    folder = tmp_path_factory.mktemp("workers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        mp.spawn(worker, args=(3, str(folder)), nprocs=3)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(3)]
+
+
+def test_everybody_has_all_rows_in_rank_order(found: list[dict[str, Tensor]]) -> None:
+    expected = torch.cat([rows_of(rank) for rank in range(3)])
+    for results in found:
+        assert torch.equal(results["gathered"], expected)
+
+
+def test_a_row_gets_the_gradients_of_all_who_used_it(found: list[dict[str, Tensor]]) -> None:
+    everybody = sum(weights_of(rank) for rank in range(3))
+    for rank, results in enumerate(found):
+        mine = everybody[Workers(rank, 3).rows(SIZES)].expand(-1, 2)
+        assert torch.equal(results["gradient"], mine)
+
+
+def test_sums_largest_values_gradients_and_buffers(found: list[dict[str, Tensor]]) -> None:
+    for results in found:
+        assert results["sum"].tolist() == [3.0, 3.0]
+        assert results["largest"].tolist() == [0.0, 2.0]
+        assert results["temperature"].item() == 2.0
+        assert results["buffer"].tolist() == [1.0, 1.0]
+
+
+def test_one_worker_needs_no_process_group() -> None:
+    workers = Workers.of_process_group()
+    rows = torch.ones(2, 3, requires_grad=True)
+    assert workers == Workers(0, 1)
+    assert workers.gather(rows, [2]) is rows
+    assert workers.sum(rows).tolist() == rows.tolist()
+    assert not workers.largest(rows).requires_grad
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, slice(0, 3)), (1, slice(3, 4)), (2, slice(4, 6))])
+def test_a_worker_knows_where_its_rows_are(rank: int, expected: slice) -> None:
+    assert Workers(rank, 3).rows(SIZES) == expected

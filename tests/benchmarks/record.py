@@ -1,0 +1,33 @@
+"""Results that the documents quote: one JSON file each, with what is needed to measure them again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def write(name: str, command: str, figures: dict[str, Any]) -> Path:
+    """Write `results/NAME.json`: the figures, and the commit, command and machine they come from."""
+    RESULTS.mkdir(exist_ok=True)
+    changed = git("status", "--porcelain", "-uno", "--", "bcls_core", "flows")
+    record = figures | {
+        "command": command,
+        "commit": git("rev-parse", "HEAD") + ("-dirty" if changed else ""),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.strip()
