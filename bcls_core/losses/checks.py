@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ def require_finite(name: str, values: Tensor) -> None:
     Raises:
         ShapeError: a value is NaN or infinite.
     """
+    if isfinite(float(values.sum())):  # takes no memory; that a sum overflows proves nothing
+        return
     finite = torch.isfinite(values)
     if bool(finite.all()):
         return

@@ -75,7 +75,7 @@ def row_discordance(
     `hard` keeps for each j the best-scored of these k, or in each local window the pair with the largest `s_k - s_j`.
 
     The gradient is finished in the forward pass, memory is O(rows * columns). `hard` is linear in the columns after a
-    sort; the exact and the dead-zone hinge on a CPU as good as linear after two (`hinge_discordance`); everything else
+    sort; the exact and the dead-zone hinge on a CPU are cheap, too (`hinge_discordance`); everything else
     takes O(rows * columns^2), in blocks.
 
     Args:
@@ -154,13 +154,12 @@ def _(scores: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _of_pairs(
     scores: Tensor, pairs: HardPairs, surrogate: str, margin: float, tau: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    difference = scores.gather(1, pairs.losers) - scores.gather(1, pairs.winners)
-    value, slope = _SURROGATES[surrogate](difference + margin, tau)
-    slope.mul_(pairs.admissible)
+    absent = pairs.absent
+    difference = (scores.gather(1, pairs.losers) - scores.gather(1, pairs.winners)).masked_fill_(absent, -torch.inf)
+    value, slope = _SURROGATES[surrogate](difference.add_(margin), tau)  # both 0 where there is no pair
     slopes = torch.zeros_like(scores, memory_format=torch.contiguous_format)
     slopes.scatter_add_(1, pairs.losers, slope).scatter_add_(1, pairs.winners, slope.neg_())
-    sums = value.masked_fill_(~pairs.admissible, 0.0).sum(1, dtype=torch.float64)
-    return sums, pairs.admissible.sum(1).double(), slopes
+    return value.sum(1, dtype=torch.float64), (~absent).sum(1).double(), slopes
 
 
 _Weights = Callable[[slice, slice], Tensor | None]

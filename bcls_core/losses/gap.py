@@ -12,7 +12,7 @@ from bcls_core.losses.directions import ALONE
 from bcls_core.losses.percentile import Multiset, Numbers, percent_of, percentile
 from bcls_core.workers import Workers
 
-_FEW = 2**16  # differences that are listed at once, however few labels they come from
+_FEW = 2**17  # differences that are listed at once, however few labels they come from
 
 
 def resolve_gap(gap: float | str, labels: Tensor, positives: Tensor | None, workers: Workers = ALONE) -> float:
@@ -123,5 +123,5 @@ class _Differences:
 
 
 def _listed_if_few(differences: _Differences) -> Multiset:
-    few = max(_FEW, 4 * differences._ascending.numel())
+    few = max(_FEW, 2 * differences._ascending.numel())
     return differences.listed() if int(differences.size) <= few else differences

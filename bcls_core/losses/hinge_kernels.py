@@ -1,4 +1,8 @@
-"""Compiled code that counts violated pairs of a row. Importing it loads the compiler."""
+"""Compiled code that counts violated pairs of a row. Importing it loads the compiler.
+
+Both forms take a row's candidates in the order of labels, where those that j must outrank are the first few. They write
+the same bits: integer counts, and values summed in that order.
+"""
 
 from __future__ import annotations
 
@@ -8,133 +12,194 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcls_core.losses.compiled import compiled
+from bcls_core.losses.order_kernels import Floats, Integers, Orders, columns_of
 
-Floats = NDArray[np.floating[Any]]
-Integers = NDArray[np.integer[Any]]
 Words = NDArray[np.uint64]
+
+_LANES = 32  # of a chunk without a remainder, whatever the processor's registers hold
 
 
 @compiled
-def compare_all(
-    scores: Floats, labels: Floats, gap: Any, lowest: Any, won: Integers, lost: Integers, pairs: Integers
+def compare(
+    scores: Floats,
+    labels: Floats,
+    by_label: Orders,
+    gap: Any,
+    window: int,
+    lowest: Any,
+    sums: Floats,
+    pairs: Integers,
+    slopes: Floats,
 ) -> None:
-    """Every candidate with every other, O(columns^2) a row, in the processor's wide registers.
+    """Every candidate with all that it must outrank, O(columns^2) a row, in the processor's wide registers.
 
     Args:
         scores, labels: (rows, columns).
+        by_label: orders of `labels`.
         gap: pairs (j, k) with `R_j - R_k > gap` are ordered; in the labels' dtype.
+        window: k must be so many of the row's distinct labels below j.
         lowest: an ordered pair with `s_k - s_j > lowest` is violated; in the scores' dtype.
-        won, lost: (rows, columns) zeros; get the violated pairs in which a candidate is k, and j.
-        pairs: (rows,) zeros; get the number of ordered pairs.
+        sums, pairs: (rows,) to be written: `s_k - s_j - lowest` over the violated pairs, number of ordered pairs.
+        slopes: (rows, columns) to be written: violated pairs in which a candidate is k, less those in which it is j.
     """
     rows, columns = scores.shape
+    s, r = np.empty(columns, scores.dtype), np.empty(columns, labels.dtype)  # in the order of labels
+    order, level = np.empty(columns, np.int32), np.empty(columns, np.int32)
+    chunks = (columns + _LANES - 1) // _LANES * _LANES
+    seen, slope = np.empty(chunks, scores.dtype), np.empty(chunks, np.int32)
     for i in range(rows):
-        s, r, up = scores[i], labels[i], won[i]
-        for j in range(columns):
-            s_j, r_j = s[j], r[j]
-            violated, ordered = np.int32(0), np.int32(0)
-            for k in range(columns):
-                above = np.int32(r_j - r[k] > gap)
-                wrong = above & np.int32(s[k] - s_j > lowest)
-                ordered += above
-                violated += wrong
-                up[k] += wrong
-            lost[i, j] = violated
-            pairs[i] += ordered
+        columns_of(by_label[i], order)
+        _take(scores[i], order, s)
+        _take(labels[i], order, r)
+        _levels(r, level)
+        seen[:] = -np.inf  # violates nothing: a chunk may be compared to its end
+        slope[:] = 0
+        inside, ordered, violations = 0, 0, 0
+        for place in range(columns):
+            while _outranks(r, level, place, inside, gap, window):
+                seen[inside] = s[inside]
+                inside += 1
+            ordered += inside
+            own = s[place]
+            lost = np.int32(0)
+            for k in range((inside + _LANES - 1) // _LANES * _LANES):
+                wrong = np.int32(seen[k] - own > lowest)
+                lost = np.int32(lost + wrong)
+                slope[k] = np.int32(slope[k] + wrong)
+            slope[place] -= lost
+            violations += int(lost)
+        pairs[i] = ordered
+        sums[i] = _value(s, slope) - np.float64(lowest) * violations
+        _put_back(slope, order, slopes[i])
 
 
 @compiled
 def sweep(
     scores: Floats,
     labels: Floats,
-    by_label: Integers,
-    by_score: Integers,
+    by_label: Orders,
+    by_score: Orders,
     gap: Any,
     window: int,
     lowest: Any,
-    won: Integers,
-    lost: Integers,
+    sums: Floats,
     pairs: Integers,
+    slopes: Floats,
 ) -> None:
-    """The same in the order of labels: candidates far enough off are put into a bit set over score ranks, whose bits
+    """The same by counting: in the order of labels candidates are put into a bit set over score ranks, whose bits
     beyond a rank are counted. O(columns^2 / 512) a row, for a running count per machine word.
 
     Further args:
-        by_label, by_score: (rows, columns) indices that sort labels and scores, ascending.
-        window: k must be so many of the row's distinct labels below j.
+        by_score: orders of `scores`.
     """
     rows, columns = scores.shape
     words = (columns + 63) // 64
     bits = np.empty(words, np.uint64)  # bit p: the candidate of score rank p is in
-    below = np.empty(words, np.int32)  # per word the candidates in any lower word
-    rank = np.empty(columns, np.int32)
-    distinct = np.empty(columns, np.int32)  # lower labels, per place in the order of labels
-    edges = np.empty(columns, np.int32)  # the score rank where a candidate's violations begin
+    lower = np.empty(words, np.int32)  # per word the candidates in any lower word
+    s, r = np.empty(columns, scores.dtype), np.empty(columns, labels.dtype)  # in the order of labels
+    ascending = np.empty(columns, scores.dtype)  # scores
+    order, level, slope = np.empty(columns, np.int32), np.empty(columns, np.int32), np.empty(columns, np.int32)
+    ranked, rank = np.empty(columns, np.int32), np.empty(columns, np.int32)  # column of a rank, and the other way round
+    edges = np.empty(columns, np.int32)  # per rank the one where its violations begin
     for i in range(rows):
-        s, r, label_order, score_order = scores[i], labels[i], by_label[i], by_score[i]
-        distinct[0] = 0
+        columns_of(by_label[i], order)
+        _take(scores[i], order, s)
+        _take(labels[i], order, r)
+        _levels(r, level)
+        columns_of(by_score[i], ranked)
+        _take(scores[i], ranked, ascending)
         for place in range(columns):
-            rank[score_order[place]] = place
-            if place:
-                differs = r[label_order[place]] != r[label_order[place - 1]]
-                distinct[place] = distinct[place - 1] + np.int32(differs)
+            rank[ranked[place]] = place
 
         edge = 0
         for place in range(columns):
-            j = score_order[place]
-            while edge < columns and not s[score_order[edge]] - s[j] > lowest:
+            while edge < columns and not ascending[edge] - ascending[place] > lowest:
                 edge += 1
-            edges[j] = edge
-        _clear(bits, below)
-        inside = 0
+            edges[place] = edge
+        _clear(bits, lower)
+        inside, ordered, violations = 0, 0, 0
         for place in range(columns):
-            j = label_order[place]
-            while (
-                inside < columns
-                and r[j] - r[label_order[inside]] > gap
-                and distinct[place] - distinct[inside] >= window
-            ):
-                _put(bits, below, rank[label_order[inside]])
+            while _outranks(r, level, place, inside, gap, window):
+                _put(bits, lower, rank[order[inside]])
                 inside += 1
-            pairs[i] += inside
-            lost[i, j] = inside - _count(bits, below, edges[j], columns, inside)
+            ordered += inside
+            lost = inside - _count(bits, lower, edges[rank[order[place]]], columns, inside)
+            slope[place] = -lost
+            violations += lost
 
         edge = 0
         for place in range(columns):
-            k = score_order[place]
-            while edge < columns and s[k] - s[score_order[edge]] > lowest:
+            while edge < columns and ascending[place] - ascending[edge] > lowest:
                 edge += 1
-            edges[k] = edge
-        _clear(bits, below)
-        inside = 0
+            edges[place] = edge
+        _clear(bits, lower)
+        top = columns - 1
         for place in range(columns - 1, -1, -1):
-            k = label_order[place]
-            while (
-                inside < columns
-                and r[label_order[columns - 1 - inside]] - r[k] > gap
-                and distinct[columns - 1 - inside] - distinct[place] >= window
-            ):
-                _put(bits, below, rank[label_order[columns - 1 - inside]])
-                inside += 1
-            won[i, k] = _count(bits, below, edges[k], columns, inside)
+            while _outranks(r, level, top, place, gap, window):
+                _put(bits, lower, rank[order[top]])
+                top -= 1
+            slope[place] += _count(bits, lower, edges[rank[order[place]]], columns, columns - 1 - top)
+        pairs[i] = ordered
+        sums[i] = _value(s, slope) - np.float64(lowest) * violations
+        _put_back(slope, order, slopes[i])
 
 
 @compiled
-def _clear(bits: Words, below: Integers) -> None:
+def _take(values: Floats, order: Integers, taken: Floats) -> None:
+    for place in range(len(order)):
+        taken[place] = values[order[place]]
+
+
+@compiled
+def _put_back(slope: Integers, order: Integers, slopes: Floats) -> None:
+    for place in range(len(order)):
+        slopes[order[place]] = slope[place]
+
+
+@compiled
+def _levels(r: Floats, level: Integers) -> None:
+    """Per place of the ascending labels the number of distinct lower ones."""
+    level[0] = 0
+    for place in range(1, len(r)):
+        level[place] = level[place - 1] + np.int32(r[place] != r[place - 1])
+
+
+@compiled
+def _outranks(r: Floats, level: Integers, j: int, k: int, gap: Any, window: int) -> bool:
+    """By places in the ascending labels; False where j is k."""
+    return r[j] - r[k] > gap and (window == 1 or level[j] - level[k] >= window)
+
+
+@compiled
+def _value(s: Floats, slope: Integers) -> float:
+    """Sum of score times slope. Slopes add up to zero, so scores are taken from the first one: no digits are lost to a
+    common offset; and scores so large that the sum overflows are scaled: it becomes inf, never NaN."""
+    largest = 0.0
+    for place in range(len(s)):
+        largest = max(largest, abs(np.float64(s[place])))
+    scale = 2.0**-64 if largest > 1e280 else 1.0
+    total = 0.0
+    for place in range(len(s)):
+        total += (np.float64(s[place]) * scale - np.float64(s[0]) * scale) * slope[place]
+    return total / scale
+
+
+@compiled
+def _clear(bits: Words, lower: Integers) -> None:
     bits[:] = 0
-    below[:] = 0
+    lower[:] = 0
 
 
 @compiled
-def _put(bits: Words, below: Integers, rank: Any) -> None:
+def _put(bits: Words, lower: Integers, rank: Any) -> None:
     word = np.int32(rank >> 6)
     bits[word] |= np.uint64(1) << np.uint64(rank & 63)
-    for other in range(np.int32(len(below))):  # all of them: without a branch this is a few wide instructions
-        below[other] += np.int32(other > word)
+    for other in range(np.int32(len(lower))):  # all of them: without a branch this is a few wide instructions
+        lower[other] += np.int32(other > word)
 
 
 @compiled
-def _count(bits: Words, below: Integers, rank: Any, columns: int, inside: int) -> int:
+def _count(bits: Words, lower: Integers, rank: Any, columns: int, inside: int) -> int:
     """Of the candidates that are in those of a lower rank."""
     if rank == columns:
         return inside
@@ -143,4 +208,4 @@ def _count(bits: Words, below: Integers, rank: Any, columns: int, inside: int) -
     n -= (n >> np.uint64(1)) & np.uint64(0x5555555555555555)
     n = (n & np.uint64(0x3333333333333333)) + ((n >> np.uint64(2)) & np.uint64(0x3333333333333333))
     n = (n + (n >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return int(below[word]) + int((n * np.uint64(0x0101010101010101)) >> np.uint64(56))
+    return int(lower[word]) + int((n * np.uint64(0x0101010101010101)) >> np.uint64(56))

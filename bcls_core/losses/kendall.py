@@ -66,8 +66,8 @@ def kendall_loss(
     `hard` keeps for each j the best-scored of these k, or in each local window the pair with the largest `s_k - s_j`.
 
     Text-to-image reads the transposed labels; the two directions are averaged. Where no pair is ordered the loss is 0
-    with zero gradient. Differentiable once. Memory O(B^2); time, forward and backward: the exact or dead-zone hinge on
-    a CPU O(B^2 log B), with `hard` O(B^2) after sorting the labels, else O(B^3).
+    with zero gradient. Differentiable once. Memory O(B^2). Time, forward and backward: with `hard` O(B^2) after sorting
+    the labels; the exact or dead-zone hinge on a CPU little more than that (`hinge_discordance`); else O(B^3).
 
     Source: after the abstract of Li et al. 2022 (arXiv 2210.11319); hinge, margin 0 and batch normalisation as in its
     released code, which omits to transpose the labels for text-to-image; windows, mining and the other choices are

@@ -194,7 +194,7 @@ def _terms(
 def _level(direction: Direction, margin: float, threshold: float) -> Tensor:
     """Costs of one level (queries,)."""
     scores, labels = direction.scores, direction.relevance
-    relevant = labels >= torch.full((), threshold, dtype=labels.dtype, device=labels.device)
+    relevant = labels >= torch.full((), threshold, dtype=torch.float64, device=labels.device).to(labels.dtype)
     # Filled with finite numbers and left out at the end: inf - inf would be NaN.
     lowest = scores.masked_fill(~relevant, finfo(scores.dtype).max).amin(1)
     highest = scores.masked_fill(relevant, finfo(scores.dtype).min).amax(1)

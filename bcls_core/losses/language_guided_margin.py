@@ -144,8 +144,9 @@ def _percent_of(threshold: float | str) -> float | None:
 
 def _margins(direction: Direction, margin: float, threshold: float) -> Tensor:
     labels = direction.relevance.detach()
-    close = labels >= torch.full((), threshold, dtype=labels.dtype, device=labels.device)
+    close = labels >= torch.full((), threshold, dtype=torch.float64, device=labels.device).to(labels.dtype)
     labels = labels.to(torch.promote_types(labels.dtype, direction.scores.dtype))
     slope = margin / (1 - threshold) if threshold < 1 else 0.0
-    margins = where(close, slope * (1 - labels).clamp(min=0), margin)
+    # Above, too: a label that is below the threshold, but not after rounding this to its dtype, has `margin`, not more.
+    margins = where(close, slope * (1 - labels).clamp(0, max(1 - threshold, 0)), margin)
     return margins.to(direction.scores.dtype).masked_fill(~direction.negatives, 0.0)

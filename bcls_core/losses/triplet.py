@@ -38,7 +38,7 @@ def triplet_loss(
     - `mining="sum"`: `sum_j h_j`
     - `mining="hardest"`: `H` (VSE++, Faghri et al. 2018)
     - `mining="selective"`: `mean_j h_j` while the best-scored negative is closer than `eps` to the positive, else `H`;
-      the decision has no gradient (SelHN: a negative this close may well be a match that nobody marked)
+      the decision has no gradient (SelHN, Li et al. 2023: gradients of the hardest vanish where scores are this close)
     - `mining="soft"`: a soft maximum that tends to `H` as tau -> 0, by `variant` (soft negatives after the abstract of
       Li et al. 2022, arXiv 2210.11319; formulation ours):
         - `smooth`: `tau log(1 + sum_j exp((s_ij - s_ip + margin) / tau))`

@@ -5,30 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bcls_core.losses.compiled import compiled
-
-Floats = NDArray[np.floating[Any]]
-Integers = NDArray[np.int64]
+from bcls_core.losses.order_kernels import Floats, Integers, Orders, columns_of
 
 
 @compiled
-def beyond_dead_zone(
-    scores: Floats, labels: Floats, by_label: Integers, gap: Any, window: int, losers: Integers
-) -> None:
-    """Each candidate's best-scored one far enough below it, or -1; linear.
+def beyond_dead_zone(scores: Floats, labels: Floats, by_label: Orders, gap: Any, window: int, losers: Integers) -> None:
+    """Each candidate's best-scored one far enough below it, or itself; linear.
 
     Args:
         scores, labels: (rows, columns).
-        by_label: (rows, columns) indices that sort the labels, ascending.
+        by_label: orders of `labels`.
         gap: in the labels' dtype.
         losers: (rows, columns) to be written.
     """
     rows, columns = scores.shape
-    distinct = np.empty(columns, np.int32)
+    distinct, order = np.empty(columns, np.int32), np.empty(columns, np.int32)
     for i in range(rows):
-        s, r, order = scores[i], labels[i], by_label[i]
+        columns_of(by_label[i], order)
+        s, r = scores[i], labels[i]
         below, best = 0, -1
         for place in range(columns):
             j = order[place]
@@ -37,21 +33,21 @@ def beyond_dead_zone(
                 if best < 0 or s[order[below]] >= s[best]:
                     best = order[below]
                 below += 1
-            losers[i, j] = best
+            losers[i, j] = j if best < 0 else best
 
 
 @compiled
 def in_windows(
     scores: Floats,
     labels: Floats,
-    by_label: Integers,
+    by_label: Orders,
     gap: Any,
     window: int,
     stride: int,
     winners: Integers,
     losers: Integers,
 ) -> None:
-    """Each window's worst violation, or -1; O(columns * window / stride) a row.
+    """Each window's worst violation, or twice column 0; O(columns * window / stride) a row.
 
     Args:
         winners, losers: (rows, windows) to be written.
@@ -61,8 +57,10 @@ def in_windows(
     best, worst = np.empty(columns, np.int64), np.empty(columns, np.int64)  # of each position's candidates, by score
     first = np.empty(columns, np.int64)  # position from which labels are more than the gap below
     suffix = np.empty(window - upper, np.int64)
+    order = np.empty(columns, np.int32)
     for i in range(rows):
-        s, r, order = scores[i], labels[i], by_label[i]
+        columns_of(by_label[i], order)
+        s, r = scores[i], labels[i]
         positions = 0
         for place in range(columns - 1, -1, -1):
             k = order[place]
@@ -81,7 +79,7 @@ def in_windows(
         for index in range(winners.shape[1]):
             start = index * stride
             middle, stop = start + upper, min(start + window, positions)
-            winners[i, index] = losers[i, index] = -1
+            winner = loser = 0
             for q in range(stop - 1, middle - 1, -1):
                 k = best[q]
                 if q < stop - 1 and s[suffix[q + 1 - middle]] > s[k]:
@@ -91,5 +89,6 @@ def in_windows(
                 q = max(middle, first[p])
                 if q < stop:
                     j, k = worst[p], suffix[q - middle]
-                    if winners[i, index] < 0 or s[k] - s[j] > s[losers[i, index]] - s[winners[i, index]]:
-                        winners[i, index], losers[i, index] = j, k
+                    if winner == loser or s[k] - s[j] > s[loser] - s[winner]:
+                        winner, loser = j, k
+            winners[i, index], losers[i, index] = winner, loser

@@ -21,14 +21,17 @@ class HardPairs:
     """At most one pair (j, k) per place of a (rows, places) table: j should outrank k.
 
     Attributes:
-        winners: (rows, places) columns j.
-        losers: (rows, places) columns k.
-        admissible: (rows, places) bool; elsewhere the columns mean nothing.
+        winners: (rows, places) int64 columns j.
+        losers: (rows, places) int64 columns k; j again where there is no pair.
     """
 
     winners: Tensor
     losers: Tensor
-    admissible: Tensor
+
+    @property
+    def absent(self) -> Tensor:
+        """(rows, places) bool: there is no pair."""
+        return self.winners == self.losers
 
 
 def hard_pairs(scores: Tensor, labels: Tensor, *, gap: float, sampling: str, window: int, stride: int) -> HardPairs:
@@ -54,6 +57,7 @@ def hard_pairs(scores: Tensor, labels: Tensor, *, gap: float, sampling: str, win
             return beyond_dead_zone(scores, labels, gap, window)
         return in_windows(scores, labels, gap, window, stride)
     from bcls_core.losses import window_kernels  # loads a compiler: only for who needs it
+    from bcls_core.losses.order_kernels import ascending
 
     rows, columns = scores.shape
     s, r = scores.detach().contiguous().numpy(), labels.contiguous().numpy()
@@ -62,7 +66,7 @@ def hard_pairs(scores: Tensor, labels: Tensor, *, gap: float, sampling: str, win
     threshold = r.dtype.type(gap)
 
     def search(part: slice) -> None:
-        order = np.argsort(r[part], axis=1)
+        order = ascending(r[part])
         if sampling != "local":
             winners[part] = np.arange(columns)
             window_kernels.beyond_dead_zone(s[part], r[part], order, threshold, window, losers[part])
@@ -71,8 +75,7 @@ def hard_pairs(scores: Tensor, labels: Tensor, *, gap: float, sampling: str, win
             window_kernels.in_windows(s[part], r[part], order, *arguments)
 
     over_rows(search, rows, steps=rows * columns * 64)
-    admissible = torch.from_numpy(losers >= 0)
-    return HardPairs(torch.from_numpy(winners).clamp_(min=0), torch.from_numpy(losers).clamp_(min=0), admissible)
+    return HardPairs(torch.from_numpy(winners), torch.from_numpy(losers))
 
 
 @torch.no_grad()
@@ -83,7 +86,7 @@ def beyond_dead_zone(scores: Tensor, labels: Tensor, gap: float, window: int) ->
     best = _best_of_suffixes(scores.gather(1, order))
     last = scores.shape[1] - 1
     losers = order.gather(1, best.gather(1, begins.clamp(max=last)))
-    return HardPairs(order, losers, begins <= last)
+    return HardPairs(order, torch.where(begins <= last, losers, order))
 
 
 @torch.no_grad()
@@ -117,9 +120,8 @@ def in_windows(scores: Tensor, labels: Tensor, gap: float, window: int, stride: 
     violation, which = violations.max(2)
     loser = starts + places.gather(2, skipped).gather(2, which[:, :, None])[:, :, 0]
     winner = starts + which
-    return HardPairs(
-        order.gather(1, bottoms.gather(1, winner)), order.gather(1, tops.gather(1, loser)), violation > -torch.inf
-    )
+    winners, losers = order.gather(1, bottoms.gather(1, winner)), order.gather(1, tops.gather(1, loser))
+    return HardPairs(winners, torch.where(violation > -torch.inf, losers, winners))
 
 
 def _window_starts(columns: int, window: int, stride: int) -> range:

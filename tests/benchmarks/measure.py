@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +34,24 @@ def interleaved(peers: Mapping[str, Call], rounds: int = 5, least_seconds: float
                 call()
             seconds[name].append((time.perf_counter() - started) / repeats[name])
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+
+
+def keep_freed_memory(module: str) -> None:
+    """Start this program again, as `python -m module`, with an allocator that keeps what is freed; glibc.
+
+    Large blocks otherwise go back to the kernel, which clears their pages anew at every call.
+    """
+    if any(os.environ.get(name) != value for name, value in _KEPT.items()):
+        done = subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], env=os.environ | _KEPT)
+        raise SystemExit(done.returncode)
+
+
+def without_kept_memory() -> dict[str, str]:
+    """The environment without what `keep_freed_memory` set."""
+    return {name: value for name, value in os.environ.items() if name not in _KEPT}
 
 
 def peak_bytes(call: Call) -> int:

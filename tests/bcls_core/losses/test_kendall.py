@@ -318,7 +318,7 @@ def test_a_percentile_gap_leaves_all_positives_out(worked_scores, worked_labels)
 
 @pytest.mark.parametrize(
     ("surrogate", "gap", "size", "block"),
-    [*((surrogate, 0.1, 120, 2**13) for surrogate in SURROGATES), ("hinge", "p60", 256, 2**16)],  # histograms have 2^16
+    [*((surrogate, 0.1, 120, 2**13) for surrogate in SURROGATES), ("hinge", "p60", 256, 2 * 256**2)],
 )
 def test_memory_is_quadratic_and_one_block(surrogate, gap, size, block, largest_tensors, monkeypatch):
     monkeypatch.setattr("bcls_core.losses.discordance.CPU_BLOCK", block)
@@ -352,7 +352,7 @@ def test_module_returns_the_function_as_a_named_term(worked_scores, worked_label
         ({"t2i_labels": torch.zeros(3, 2)}, ShapeError, "t2i_labels: shape"),
         ({"scores": torch.zeros(2, 3), "labels": torch.zeros(2, 3), "gap": "p60"}, ShapeError, "no diagonal"),
         ({"gap": "60%"}, ConfigError, "gap: '60%'"),
-        ({"gap": "p101"}, ConfigError, "percentile 101"),
+        ({"gap": "p101"}, ConfigError, "gap: 'p101', expected a number in label units or a percentile"),
         ({"gap": -0.1}, ConfigError, "gap: -0.1"),
         ({"surrogate": "relu"}, ConfigError, "surrogate: 'relu'"),
         ({"sampling": "all"}, ConfigError, "sampling: 'all', expected one of exact"),

@@ -65,7 +65,7 @@ def test_dead_zone_pairs_each_candidate_with_its_hardest(case, gap, window, sear
         found = {
             int(pairs.winners[i, place]): scores[i, pairs.losers[i, place]]
             for place in range(pairs.winners.shape[1])
-            if pairs.admissible[i, place]
+            if not pairs.absent[i, place]
         }
         assert found == hardest_beyond_dead_zone(scores[i], labels[i], gap, window)
 
@@ -85,7 +85,7 @@ def test_local_windows_keep_their_worst_violation(case, gap, window, stride, sea
         found = {}
         for place in range(pairs.winners.shape[1]):
             j, k = pairs.winners[i, place], pairs.losers[i, place]
-            if pairs.admissible[i, place]:
+            if not pairs.absent[i, place]:
                 found[place] = scores[i, k] - scores[i, j]
                 assert labels[i, j] - labels[i, k] > gap
         assert found == worst_of_windows(scores[i], labels[i], gap, window, stride)
@@ -104,7 +104,7 @@ def test_compiled_and_torch_forms_mine_the_same(sampling, size):
 
 
 def pairs_of(pairs, row):
-    kept = pairs.admissible[row]
+    kept = ~pairs.absent[row]
     return zip(pairs.winners[row, kept].tolist(), pairs.losers[row, kept].tolist(), strict=True)
 
 
