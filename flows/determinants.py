@@ -21,7 +21,7 @@ from bcls_core.config import (
 from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
 
-TRAINING_ALGORITHM = 1
+TRAINING_ALGORITHM = 2
 EVALUATION_ALGORITHM = 1
 """Raised by hand when the same inputs give other results."""
 
