@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from itertools import product
 
 import numpy as np
@@ -103,26 +104,31 @@ def test_half_precision_labels_are_compared_as_their_rounded_difference(dtype):
         assert torch.equal(counts, (differences > torch.tensor(gap, dtype=dtype)).sum((1, 2)).double())
 
 
-def test_the_number_of_threads_changes_nothing():
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_nothing(threads):
     generator = torch.Generator().manual_seed(4)
     scores, labels = torch.randn(200, 300, generator=generator), torch.rand(200, 300, generator=generator)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            results.append(hinge_discordance(scores, labels, gap=0.1, window=1, margin=0.0))
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for number in (1, 3):
+        threads(number)
+        results.append(hinge_discordance(scores, labels, gap=0.1, window=1, margin=0.0))
     for one, three in zip(*results, strict=True):
         assert torch.equal(one, three)
 
 
-def test_a_forked_process_can_count_too():
+def test_a_forked_process_can_count_too(threads):
+    threads(2)
     scores, labels = torch.randn(300, 300), torch.rand(300, 300)
     expected, _, _ = hinge_discordance(scores, labels, gap=0.1, window=1, margin=0.0)
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # whoever waits for threads that the fork has not would wait forever
         found, _, _ = hinge_discordance(scores, labels, gap=0.1, window=1, margin=0.0)
         os._exit(0 if torch.equal(found, expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
@@ -131,7 +137,7 @@ def test_a_forked_process_can_count_too():
 @pytest.mark.parametrize("offset", [0.0, 1e3, -1e6])
 def test_a_common_offset_costs_no_digits(offset):
     generator = torch.Generator().manual_seed(5)
-    steps = torch.randint(-512, 512, (4, 40), generator=generator).double() / 1024  # exact beside the offset
+    steps = torch.randint(-(2**29), 2**29, (4, 40), generator=generator).double() / 2**30  # exact beside the offset
     labels = torch.rand(4, 40, generator=generator)
     expected, _, _ = hinge_discordance(steps, labels, gap=0.1, window=1, margin=0.0)
     found, _, _ = hinge_discordance(steps + offset, labels, gap=0.1, window=1, margin=0.0)
