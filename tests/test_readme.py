@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from bcls_core.config.objective import ObjectiveTerm
+from tests.benchmarks import record
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-RESULTS = REPOSITORY / "tests" / "benchmarks" / "results"
 
 
 @pytest.mark.parametrize("recipe", ["demo", "coco-mini"])
 def test_figures_come_from_the_committed_results(recipe: str) -> None:
-    record = json.loads((RESULTS / f"{recipe}.json").read_text())
-    metrics = record["metrics"]
-    row = re.search(rf"^\| `{record['command']}` \|(.*)\|$", README, re.MULTILINE)
-    assert row, f"the README has no row for {record['command']}"
+    result = record.read(recipe)
+    metrics = result["metrics"]
+    row = re.search(rf"^\| `{result['command']}` \|(.*)\|$", README, re.MULTILINE)
+    assert row, f"the README has no row for {result['command']}"
     minutes, chance, *recalls = [cell.strip() for cell in row.group(1).split("|")]
-    assert minutes == f"{record['seconds'] / 60:.1f}"
+    assert minutes == f"{result['seconds'] / 60:.1f}"
     assert chance == f"{metrics['chance/t2i/r10']:.1f}"
     names = ("t2i/r1", "t2i/r10", "i2t/r1", "i2t/r10", "rsum")
     assert recalls == [f"{metrics[name]:.1f}" for name in names]
 
 
 def test_recipes_reach_what_they_promise() -> None:
-    demo, coco = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("demo", "coco-mini"))
+    demo, coco = record.read("demo"), record.read("coco-mini")
     assert demo["seconds"] < 4 * 60
     assert demo["metrics"]["t2i/r10"] >= 10 * demo["metrics"]["chance/t2i/r10"]
     assert coco["seconds"] < 15 * 60
@@ -37,6 +40,12 @@ def test_recipes_reach_what_they_promise() -> None:
 def test_the_two_set_up_commands_are_printed_whole() -> None:
     assert "\npip install -c constraints.txt -e . && bcls demo\n" in README
     assert "\npip install -c constraints.txt -e '.[test]' && pytest\n" in README
+
+
+def test_the_objective_shown_is_one() -> None:
+    (shown,) = re.findall(r"^```yaml\n(train:\n  objective:.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    terms = TypeAdapter(list[ObjectiveTerm]).validate_python(yaml.safe_load(shown)["train"]["objective"])
+    assert [term.loss for term in terms] == ["info-nce", "kendall"]
 
 
 def test_every_link_to_a_file_leads_to_one() -> None:

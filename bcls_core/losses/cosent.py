@@ -17,6 +17,7 @@ from bcls_core.losses.directions import (
     TransposedWithLabels,
     both_directions,
     mean_of_directions,
+    widened,
 )
 from bcls_core.workers import Workers
 
@@ -118,8 +119,7 @@ class _RowCosts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, labels: Tensor, scale: float) -> Tensor:
-        if labels.dtype in (torch.float16, torch.bfloat16):
-            labels = labels.float()  # exact, and searchsorted takes no half precision everywhere
+        labels = widened(labels)  # searchsorted takes no half precision everywhere
         ascending, order = labels.contiguous().sort(1)
         smaller = torch.searchsorted(ascending, ascending)
         larger = labels.shape[1] - torch.searchsorted(ascending, ascending, right=True)

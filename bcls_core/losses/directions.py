@@ -97,9 +97,9 @@ def both_directions(
                     f"t2i_{name}: missing, though {name} and t2i_scores are given. "
                     "Pass it as a (captions, images) matrix."
                 )
-    i2t = Direction(_widened(scores), positives, labels)
+    i2t = Direction(widened(scores), positives, labels)
     t2i = Direction(
-        _widened(flipped),
+        widened(flipped),
         t2i_positives if t2i_positives is not None or positives is None else positives.T,
         t2i_labels if t2i_labels is not None or labels is None else labels.T,
     )
@@ -121,8 +121,9 @@ def _check(prefix: str, direction: Direction, diagonal: bool) -> None:
         )
 
 
-def _widened(scores: Tensor) -> Tensor:
-    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+def widened(values: Tensor) -> Tensor:
+    """Half precisions as float32, which holds them exactly; all else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 @dataclass(frozen=True)

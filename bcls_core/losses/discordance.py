@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -10,17 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bcls_core.losses.blocks import pair_blocks
 from bcls_core.losses.hinge import hinge_discordance
 from bcls_core.losses.positions import label_positions
 from bcls_core.losses.windows import HardPairs, hard_pairs
 
 Surrogate = Literal["hinge", "softplus", "sigmoid", "tanh"]
 Sampling = Literal["exact", "dead-zone", "local"]
-
-# Elements of one block. A CPU is fastest while a block's few temporaries stay in the second-level cache; an accelerator
-# wants few launches.
-CPU_BLOCK = 2**17
-ACCELERATOR_BLOCK = 2**24
 
 
 def _hinge(difference: Tensor, tau: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001
@@ -214,14 +210,3 @@ def _widened_gap(gap: float, dtype: torch.dtype) -> float:
     above = torch.nextafter(here, torch.tensor(torch.inf, dtype=dtype))
     middle = (here.double() + above.double()).div(2).float()
     return float(middle if middle.to(dtype) == here else torch.nextafter(middle, torch.tensor(-torch.inf)))
-
-
-def pair_blocks(matrix: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Cut the (rows, columns, columns) pairs of a matrix: rows and first columns of each block; its second are all."""
-    rows, columns = matrix.shape
-    budget = CPU_BLOCK if matrix.device.type == "cpu" else ACCELERATOR_BLOCK
-    row_step = max(1, budget // columns**2)
-    column_step = min(columns, max(1, budget // columns))
-    for row in range(0, rows, row_step):
-        for column in range(0, columns, column_step):
-            yield slice(row, row + row_step), slice(column, column + column_step)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Elements of one block. A CPU is fastest while a block's few temporaries stay in the second-level cache; an accelerator
-# wants few launches.
-CPU_BLOCK = 2**17
-ACCELERATOR_BLOCK = 2**24
+from bcls_core.losses.blocks import pair_blocks
 
 
 def soft_ranks(scores: Tensor, tau: float) -> Tensor:
@@ -40,7 +36,7 @@ def soft_ranks(scores: Tensor, tau: float) -> Tensor:
 def _ranks(scores: Tensor, tau: float) -> Tensor:
     scores = scores.contiguous()  # or a transpose is strided through in every block
     ranks = torch.empty_like(scores)
-    for rows, columns in _pair_blocks(scores):
+    for rows, columns in pair_blocks(scores):
         # Divided after the difference: s / tau alone may overflow, and inf - inf is NaN.
         beaten = (scores[rows, None, :] - scores[rows, columns, None]).div_(tau).sigmoid_()
         ranks[rows, columns] = beaten.sum(2)
@@ -51,7 +47,7 @@ def _ranks(scores: Tensor, tau: float) -> Tensor:
 def _ranks_backward(gradient: Tensor, scores: Tensor, tau: float) -> Tensor:
     scores, gradient = scores.contiguous(), gradient.contiguous()
     result = torch.empty_like(scores)
-    for rows, columns in _pair_blocks(scores):
+    for rows, columns in pair_blocks(scores):
         # sigmoid' is even: taken on the negative side it is exact for pairs far apart, and what j loses to k through
         # its own rank, k gains through its.
         chance = (scores[rows, None, :] - scores[rows, columns, None]).abs_().div_(-tau).sigmoid_()
@@ -81,14 +77,3 @@ def _pull_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
 
 
 _ranks.register_autograd(_pull_back, setup_context=_keep)
-
-
-def _pair_blocks(matrix: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Cut the (rows, columns, columns) pairs of a matrix: rows and first columns of each block; its second are all."""
-    rows, columns = matrix.shape
-    budget = CPU_BLOCK if matrix.device.type == "cpu" else ACCELERATOR_BLOCK
-    row_step = max(1, budget // columns**2)
-    column_step = min(columns, max(1, budget // columns))
-    for row in range(0, rows, row_step):
-        for column in range(0, columns, column_step):
-            yield slice(row, row + row_step), slice(column, column + column_step)

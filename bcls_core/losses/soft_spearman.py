@@ -15,6 +15,7 @@ from bcls_core.losses.directions import (
     TransposedWithLabels,
     both_directions,
     mean_of_directions,
+    widened,
 )
 from bcls_core.losses.soft_rank import soft_ranks
 from bcls_core.workers import Workers
@@ -123,9 +124,7 @@ class SoftSpearmanLoss(nn.Module):
 
 def _mean_ranks(labels: Tensor) -> Tensor:
     """(rows, columns) places by descending label, 1 the largest; equal labels share the mean of theirs."""
-    if labels.dtype in (torch.float16, torch.bfloat16):
-        labels = labels.float()  # exact, and searchsorted takes no half precision everywhere
-    labels = labels.contiguous()
+    labels = widened(labels).contiguous()  # searchsorted takes no half precision everywhere
     ascending = labels.sort(1).values.contiguous()
     below = torch.searchsorted(ascending, labels)
     not_above = torch.searchsorted(ascending, labels, right=True)

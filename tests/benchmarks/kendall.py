@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.kendall               # writes tests/benchmarks/results/kendall.json
     python -m tests.benchmarks.kendall --crossover   # both forms of the exact hinge, by length of row
+    python -m tests.benchmarks.kendall --tables      # what that file says, as the losses' README shows it
 
 Every time is forward and backward of both directions; peers take turns, medians of five, on the same threads, in a
 process whose allocator keeps what is freed: otherwise the formula mostly waits for the kernel to clear new pages, and
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,13 +169,44 @@ def crossover() -> list[dict[str, float]]:
     return rows
 
 
+def tables(figures: dict[str, Any]) -> str:
+    """Markdown of the results: time and memory of the exact loss, then SW-HS with and without its sort."""
+    exact_rows, window_rows = [], []
+    for row in figures["sizes"]:
+        formula = ["", "", "", ""]
+        if "times faster" in row:
+            time, size = (min(row[f"{form} {unit}"] for form in NAIVE) for unit in ("ms", "added MiB"))
+            formula = [_short(time), f"{row['times faster']:.0f}", f"{size:.0f}", f"{row['times less memory']:.0f}"]
+        exact_ms, exact_size = _short(row["exact ms"]), _short(row["exact added MiB"])
+        exact_rows.append([str(row["batch"]), exact_ms, *formula[:2], exact_size, *formula[2:]])
+        sort, times = row["label sort ms"], (row["SW-HS dead-zone ms"], row["SW-HS local ms"])
+        swept = [_short(part) for time in times for part in (time, max(time - sort, 0.0))]
+        window_rows.append([str(row["batch"]), _short(row["hardest triplet, plain ms"]), *swept])
+    exact_head = ["B", "exact, ms", "formula, ms", "times faster", "exact, MiB", "formula, MiB", "times less"]
+    window_head = ["B", "hardest triplet, ms", "dead zone, ms", "without sort", "local, ms", "without sort"]
+    return "\n\n".join([_markdown(exact_head, exact_rows), _markdown(window_head, window_rows)])
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.2g}" if number < 10 else f"{number:.1f}"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["--:"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crossover", action="store_true")
+    parser.add_argument("--tables", action="store_true")
     parser.add_argument("--memory", nargs=2, metavar=("SIZE", "FORM"), help="in this process, for the benchmark itself")
     chosen = parser.parse_args()
     if chosen.memory:
         sys.stdout.write(json.dumps(memory(int(chosen.memory[0]), chosen.memory[1])))
+        return
+    if chosen.tables:
+        sys.stdout.write(tables(record.read("kendall")) + "\n")
         return
     measure.keep_freed_memory("tests.benchmarks.kendall")
     if chosen.crossover:

@@ -321,7 +321,7 @@ def test_a_percentile_gap_leaves_all_positives_out(worked_scores, worked_labels)
     [*((surrogate, 0.1, 120, 2**13) for surrogate in SURROGATES), ("hinge", "p60", 256, 2 * 256**2)],
 )
 def test_memory_is_quadratic_and_one_block(surrogate, gap, size, block, largest_tensors, monkeypatch):
-    monkeypatch.setattr("bcls_core.losses.discordance.CPU_BLOCK", block)
+    monkeypatch.setattr("bcls_core.losses.blocks.CPU_BLOCK", block)
     generator = torch.Generator().manual_seed(11)
     scores = torch.randn(size, size, generator=generator, requires_grad=True)
     labels = torch.rand(size, size, generator=generator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ import pytest
 import torch
 
 from bcls_core import losses
-from tests.benchmarks import loss_curves
-from tests.benchmarks.record import RESULTS
+from tests.benchmarks import kendall, loss_curves, record
 
 FOLDER = Path(losses.__file__).parent
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
-RESULT = json.loads((RESULTS / "loss_curves.json").read_text())
+RESULT = record.read("loss_curves")
 PANELS = [(figure, title) for figure, panels in loss_curves.CURVES.items() for title in panels]
 MOVES = [loss_curves.MOVES[place] for place in (0, 37, 61, 91, 105, 117, 150)]
 
@@ -80,6 +78,21 @@ def test_the_batch_of_the_figures_is_printed() -> None:
 @pytest.mark.parametrize("name", losses.__all__)
 def test_every_public_name_is_in_the_readme(name: str) -> None:
     assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", PROSE)
+
+
+def test_times_and_memory_are_those_of_the_committed_results() -> None:
+    found = record.read("kendall")
+    assert f"```bash\n{found['command']}" in README
+    assert kendall.tables(found) in README
+    assert f"{found['step']['share percent']:.2g} %" in README
+
+
+def test_the_exact_hinge_keeps_its_promises() -> None:
+    sizes = {row["batch"]: row for row in record.read("kendall")["sizes"]}
+    assert sizes[128]["times faster"] >= 8
+    assert sizes[512]["times faster"] >= 40
+    assert sizes[512]["times less memory"] >= 50
+    assert sizes[4096]["exact process MiB"] < 2048
 
 
 def test_every_internal_link_leads_somewhere() -> None:

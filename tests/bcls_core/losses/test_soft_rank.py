@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bcls_core.losses.soft_rank import _pair_blocks, soft_ranks
+from bcls_core.losses.soft_rank import soft_ranks
 
 
 def sigmoid(x):
@@ -87,22 +86,11 @@ def test_blocks_do_not_change_the_result(block, monkeypatch):
     weights = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     whole = soft_ranks(scores, 0.2)
     (expected,) = torch.autograd.grad((whole * weights).sum(), scores)
-    monkeypatch.setattr("bcls_core.losses.soft_rank.CPU_BLOCK", block)
+    monkeypatch.setattr("bcls_core.losses.blocks.CPU_BLOCK", block)
     cut = soft_ranks(scores, 0.2)
     (gradient,) = torch.autograd.grad((cut * weights).sum(), scores)
     torch.testing.assert_close(cut, whole)
     torch.testing.assert_close(gradient, expected)
-
-
-@pytest.mark.parametrize("block", [1, 7, 20, 64, 200])
-def test_blocks_cut_all_pairs_once_and_stay_within_their_size(block, monkeypatch):
-    monkeypatch.setattr("bcls_core.losses.soft_rank.CPU_BLOCK", block)
-    matrix = torch.zeros(5, 7)
-    blocks = [tuple(range(n)[part] for n, part in zip((5, 7), cut, strict=True)) for cut in _pair_blocks(matrix)]
-    assert sorted(place for rows, columns in blocks for place in product(rows, columns)) == list(
-        product(range(5), range(7))
-    )
-    assert all(len(rows) * len(columns) * 7 <= max(block, 7) for rows, columns in blocks)
 
 
 def test_only_the_scores_are_kept_for_the_gradient(largest_tensors):
