@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 _ROWS = 64  # of a task at most: what is held per row besides the result, such as a sort order, is held for so many
-_SERIAL = 2**20  # steps, some 0.3 ns each, below which handing work to threads takes longer than the work
+_SERIAL = 2**21  # steps, some 0.3 ns each, below which handing work to threads takes longer than the work
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
