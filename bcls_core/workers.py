@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bcls_core.errors import ShapeError
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -47,7 +49,11 @@ class Workers:
             sizes: rows of each worker; known to all from the batch plan, so nothing is exchanged to learn them.
         Returns:
             (sum(sizes), dim), equal on all workers.
+        Raises:
+            ShapeError: another number of rows than `sizes` says.
         """
+        if len(rows) != sizes[self.rank]:
+            raise ShapeError(f"rows: {len(rows)} on worker {self.rank}, but sizes says {tuple(sizes)}.")
         if self.size == 1:
             return rows
         return _GatherRows.apply(rows, self.rank, tuple(sizes))  # type: ignore[no-any-return, no-untyped-call]

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from bcls_core.errors import ConfigError, ShapeError
 
+_SMALLEST = torch.finfo(torch.float32).tiny
+
 
 def require_finite(name: str, values: Tensor) -> None:
     """Refuse NaN and infinity in a (rows, columns) matrix, naming the first place they stand at.
@@ -74,6 +76,14 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raises ConfigError unless `value` is above zero."""
-    if not value > 0:
-        raise ConfigError(f"{name}: {value}, expected a number above 0.")
+    """Raises ConfigError unless `value` is above zero, and neither it nor its reciprocal too large for float32."""
+    if not _SMALLEST <= value <= 1 / _SMALLEST:
+        raise ConfigError(
+            f"{name}: {value}, expected a number above 0, between {_SMALLEST:.0e} and {1 / _SMALLEST:.0e}."
+        )
+
+
+def require_number(name: str, value: float) -> None:
+    """Raises ConfigError unless `value` is finite."""
+    if not isfinite(value):
+        raise ConfigError(f"{name}: {value}, expected a finite number.")

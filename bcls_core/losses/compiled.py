@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 _ROWS = 64  # of a task at most: what is held per row besides the result, such as a sort order, is held for so many
 _SERIAL = 2**21  # steps, some 0.3 ns each, below which handing work to threads takes longer than the work
@@ -22,10 +26,48 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     import numba
 
     try:
-        kernel: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
+        kernel = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # there is no folder to keep compiled code in
         kernel = numba.njit(nogil=True)(function)
-    return kernel
+    kernel._cache = _Forgiving(kernel._cache)
+    compiled_function: Callable[..., Any] = kernel
+    return compiled_function
+
+
+class _Forgiving:
+    """numba's cache of compiled code, whose damaged files and full disks are no reason to stop: code is compiled anew.
+
+    numba knows the cache by the methods below and lets their errors through to whoever called the function.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        try:
+            return self._cache.load_overload(*arguments)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            self._tell("read", error)
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        try:
+            self._cache.save_overload(*arguments)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            self._tell("keep", error)
+
+    def _tell(self, doing: str, error: Exception) -> None:
+        logger.warning(
+            "cannot %s compiled code in %s (%s: %s); every process compiles it anew until that folder is repaired, or "
+            "NUMBA_CACHE_DIR names another.",
+            doing,
+            self._cache.cache_path,
+            type(error).__name__,
+            error,
+        )
 
 
 def over_rows(task: Callable[[slice], None], rows: int, steps: int) -> None:

@@ -7,7 +7,6 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, finfo, logcumsumexp, logsumexp, nn
-from torch.autograd.function import once_differentiable
 
 from bcls_core.losses.checks import require_positive
 from bcls_core.losses.directions import (
@@ -19,6 +18,7 @@ from bcls_core.losses.directions import (
     mean_of_directions,
     widened,
 )
+from bcls_core.losses.slopes import slopes_of_rows
 from bcls_core.workers import Workers
 
 
@@ -130,14 +130,12 @@ class _RowCosts(torch.autograd.Function):
         behind = _log_sum_of_first(larger, -logits.flip(1)) + logits
         costs = logsumexp(torch.cat([ahead, ahead.new_zeros(len(ahead), 1)], 1), 1, keepdim=True)
         slopes = scale * (torch.exp(behind - costs) - torch.exp(ahead - costs))
-        ctx.save_for_backward(torch.empty_like(slopes).scatter_(1, order, slopes))
+        ctx.save_for_backward(torch.empty_like(slopes).scatter_(1, order, slopes), scores)
         return costs.squeeze(1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (slopes,) = ctx.saved_tensors
-        return gradient[:, None] * slopes, None, None
+        return slopes_of_rows(gradient, *ctx.saved_tensors), None, None
 
 
 def _log_sum_of_first(counts: Tensor, logits: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from bcls_core.losses.blocks import pair_blocks
 from bcls_core.losses.hinge import hinge_discordance
 from bcls_core.losses.positions import label_positions
+from bcls_core.losses.slopes import slopes_of_rows
 from bcls_core.losses.windows import HardPairs, hard_pairs
 
 Surrogate = Literal["hinge", "softplus", "sigmoid", "tanh"]
@@ -24,8 +24,8 @@ def _hinge(difference: Tensor, tau: float) -> tuple[Tensor, Tensor]:  # noqa: AR
 
 
 def _softplus(difference: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    scaled = difference / tau
-    return F.logsigmoid(-scaled) * -tau, torch.sigmoid(scaled)
+    slope = torch.sigmoid(difference / tau)
+    return F.relu(difference) + tau * torch.log1p(torch.exp(-difference.abs() / tau)), slope
 
 
 def _sigmoid(difference: Tensor, tau: float) -> tuple[Tensor, Tensor]:
@@ -103,15 +103,13 @@ class _RowDiscordance(torch.autograd.Function):
         # To torch.compile one operation: it cannot see into compiled code, and would unroll blocks.
         compute = _as_operation if torch.compiler.is_compiling() else _discordance
         sums, counts, slopes = compute(scores, *settings)
-        ctx.save_for_backward(slopes)
+        ctx.save_for_backward(slopes, scores)
         ctx.mark_non_differentiable(counts)
         return sums, counts
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_sums: Tensor, grad_counts: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
-        (slopes,) = ctx.saved_tensors
-        return grad_sums[:, None].to(slopes.dtype) * slopes, *[None] * 9
+        return slopes_of_rows(grad_sums, *ctx.saved_tensors), *[None] * 9
 
 
 def _discordance(
@@ -184,6 +182,7 @@ def _in_blocks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     sums = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
     counts, slopes = torch.zeros_like(sums), torch.zeros_like(scores)
+    largest = torch.finfo(scores.dtype).max
     for rows, columns in pair_blocks(scores):
         # Compared in place the result is 0 and 1 in the same dtype: on a CPU much faster than reading booleans.
         ordered = (labels[rows, columns, None] - labels[rows, None, :]).gt_(gap).to(scores.dtype)
@@ -191,7 +190,10 @@ def _in_blocks(
         if weights is not None:
             ordered *= weights
         difference = scores[rows, None, :] - scores[rows, columns, None]
-        value, slope = _SURROGATES[surrogate](difference + margin if margin else difference, tau)
+        if margin:
+            difference += margin
+        # Those of unordered pairs are multiplied by 0, which makes NaN of what overflowed.
+        value, slope = _SURROGATES[surrogate](difference.clamp_(-largest, largest), tau)
         sums[rows] += value.mul_(ordered).sum((1, 2))
         counts[rows] += ordered.sum((1, 2))
         slope.mul_(ordered)

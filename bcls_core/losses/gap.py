@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bcls_core.errors import ConfigError
+from bcls_core.losses.checks import require_mask, require_matrix
 from bcls_core.losses.directions import ALONE
 from bcls_core.losses.percentile import Multiset, Numbers, percent_of, percentile
 from bcls_core.workers import Workers
@@ -53,10 +54,15 @@ def gap_percentile(labels: Tensor, percent: float, positives: Tensor | None = No
 
     Raises:
         ConfigError: a percentage out of range.
+        ShapeError: no floating matrix with at least one row, a mask of another shape, or (CPU only) a label that is
+            not finite.
     """
     if not 0 <= percent <= 100:
         raise ConfigError(f"gap: percentile {percent}, expected 0 to 100.")
-    if positives is None:
+    require_matrix("labels", labels)
+    if positives is not None:
+        require_mask("positives", positives, "labels", labels)
+    else:
         positives = torch.eye(*labels.shape, dtype=torch.bool, device=labels.device)
     ascending = labels.detach().masked_fill(positives, torch.nan).sort(1).values  # NaN goes last
     columns = torch.arange(labels.shape[1], device=labels.device).expand_as(ascending)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcls_core.losses.compiled import compiled
-from bcls_core.losses.order_kernels import Floats, Integers, Orders, columns_of
+from bcls_core.losses.order_kernels import Floats, Integers, Orders
 
 Words = NDArray[np.uint64]
 
@@ -44,11 +44,11 @@ def compare(
     """
     rows, columns = scores.shape
     s, r = np.empty(columns, scores.dtype), np.empty(columns, labels.dtype)  # in the order of labels
-    order, level = np.empty(columns, np.int32), np.empty(columns, np.int32)
+    level = np.empty(columns, np.int32)
     chunks = (columns + _LANES - 1) // _LANES * _LANES
     seen, slope = np.empty(chunks, scores.dtype), np.empty(chunks, np.int32)
     for i in range(rows):
-        columns_of(by_label[i], order)
+        order = by_label[i]
         _take(scores[i], order, s)
         _take(labels[i], order, r)
         _levels(r, level)
@@ -98,15 +98,15 @@ def sweep(
     lower = np.empty(words, np.int32)  # per word the candidates in any lower word
     s, r = np.empty(columns, scores.dtype), np.empty(columns, labels.dtype)  # in the order of labels
     ascending = np.empty(columns, scores.dtype)  # scores
-    order, level, slope = np.empty(columns, np.int32), np.empty(columns, np.int32), np.empty(columns, np.int32)
-    ranked, rank = np.empty(columns, np.int32), np.empty(columns, np.int32)  # column of a rank, and the other way round
+    level, slope = np.empty(columns, np.int32), np.empty(columns, np.int32)
+    rank = np.empty(columns, np.int32)  # of a column
     edges = np.empty(columns, np.int32)  # per rank the one where its violations begin
     for i in range(rows):
-        columns_of(by_label[i], order)
+        order = by_label[i]
         _take(scores[i], order, s)
         _take(labels[i], order, r)
         _levels(r, level)
-        columns_of(by_score[i], ranked)
+        ranked = by_score[i]
         _take(scores[i], ranked, ascending)
         for place in range(columns):
             rank[ranked[place]] = place
@@ -145,13 +145,13 @@ def sweep(
 
 
 @compiled
-def _take(values: Floats, order: Integers, taken: Floats) -> None:
+def _take(values: Floats, order: Orders, taken: Floats) -> None:
     for place in range(len(order)):
         taken[place] = values[order[place]]
 
 
 @compiled
-def _put_back(slope: Integers, order: Integers, slopes: Floats) -> None:
+def _put_back(slope: Integers, order: Orders, slopes: Floats) -> None:
     for place in range(len(order)):
         slopes[order[place]] = slope[place]
 

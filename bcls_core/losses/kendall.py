@@ -7,7 +7,7 @@ from typing import Literal, Unpack, get_args
 from torch import Tensor, nn
 
 from bcls_core.errors import ConfigError
-from bcls_core.losses.checks import require_choice, require_positive
+from bcls_core.losses.checks import require_choice, require_number, require_positive
 from bcls_core.losses.directions import (
     ALONE,
     Direction,
@@ -107,6 +107,7 @@ def kendall_loss(
     require_choice("sampling", sampling, get_args(Sampling))
     require_choice("normalise", normalise, get_args(Normalise))
     require_positive("tau", tau)
+    require_number("margin", margin)
     step = _require_window(sampling, window, stride)
     i2t, t2i = both_directions(
         scores,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, finfo, nn
 
 from bcls_core.errors import ConfigError
+from bcls_core.losses.checks import require_number
 from bcls_core.losses.directions import (
     ALONE,
     Direction,
@@ -143,6 +144,9 @@ def _require_levels(margins: Sequence[float], thresholds: Sequence[float], weigh
             f"ladder: {len(margins)} margins, {len(thresholds)} thresholds, {len(weights)} weights, expected at least "
             "one threshold, as many weights, and one margin more."
         )
+    for name, numbers in (("margins", margins), ("thresholds", thresholds), ("weights", weights)):
+        for place, number in enumerate(numbers):
+            require_number(f"{name}[{place}]", number)
     if not all(upper > lower for upper, lower in pairwise(thresholds)):
         raise ConfigError(f"thresholds: {tuple(thresholds)}, expected each to be below the one before.")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn, where
 
 from bcls_core.errors import ConfigError
+from bcls_core.losses.checks import require_number
 from bcls_core.losses.directions import ALONE, Direction, TransposedWithLabels, both_directions
 from bcls_core.losses.info_nce import info_nce_loss
 from bcls_core.losses.percentile import Numbers, percent_of, percentile
@@ -68,6 +69,7 @@ def language_guided_margin_loss(
         ConfigError: tau is a number not above zero, or the threshold neither a number below 1 nor a percentile.
     """
     require_temperature("tau", tau)
+    require_number("margin", margin)
     percent = _percent_of(threshold)
     i2t, t2i = both_directions(
         scores,

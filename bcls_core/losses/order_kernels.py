@@ -12,7 +12,7 @@ from bcls_core.losses.compiled import compiled
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Orders = NDArray[np.int64]
-"""Per row its columns from the smallest value to the largest, in the low 32 bits: `columns_of` reads them."""
+"""Per row its columns, from the smallest value to the largest."""
 
 
 def ascending(values: Floats) -> Orders:
@@ -23,14 +23,8 @@ def ascending(values: Floats) -> Orders:
     keys = np.empty(values.shape, np.int64)
     _pack(values.view(np.int32), keys)
     keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
     return keys
-
-
-@compiled
-def columns_of(order: Orders, columns: Integers) -> None:
-    """Write the columns of one row's order."""
-    for place in range(len(columns)):
-        columns[place] = order[place] & 0xFFFFFFFF
 
 
 @compiled

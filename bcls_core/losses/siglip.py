@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcls_core.losses.checks import require_positive
+from bcls_core.losses.checks import require_number, require_positive
 from bcls_core.losses.directions import ALONE, Direction, Share, Transposed, both_directions, mean_of_directions
 from bcls_core.losses.temperature import require_scalar, require_temperature
 from bcls_core.workers import Workers
@@ -61,6 +61,8 @@ def siglip_loss(
     """
     require_temperature("scale", scale)
     require_scalar("bias", bias)
+    if not isinstance(bias, Tensor):
+        require_number("bias", bias)
 
     def share(direction: Direction) -> Share:
         logits = direction.scores * scale + bias

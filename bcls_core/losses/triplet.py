@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Unpack, get_args
 
 import torch.nn.functional as F
-from torch import Tensor, finfo, logaddexp, logsumexp, nn, where
+from torch import Tensor, exp, finfo, log1p, logsumexp, maximum, nn, where
 
-from bcls_core.losses.checks import require_choice, require_positive
+from bcls_core.losses.checks import require_choice, require_number, require_positive
 from bcls_core.losses.directions import ALONE, Direction, Share, Transposed, both_directions, mean_of_directions
 from bcls_core.workers import Workers
 
@@ -75,21 +76,27 @@ def triplet_loss(
     require_choice("variant", variant, get_args(Variant))
     require_choice("reduction", reduction, get_args(Reduction))
     require_positive("tau", tau)
+    require_number("margin", margin)
 
     def share(direction: Direction) -> Share:
-        own, others, negative = _anchors(direction)
+        if mining == "hardest":
+            return _against(direction, F.relu, margin, _hardest(direction))
+        if mining == "soft" and variant != "softmax":
+            pooled = _hardest(direction).detach() + tau * logsumexp(_tempered(direction, tau), 1)
+            return _against(direction, _softplus(tau) if variant == "smooth" else F.relu, margin, pooled)
+        own, rows = _anchors(direction)
+        negative = direction.negatives[rows]
+        hinges = F.relu(margin - own[:, None] + direction.scores[rows]).masked_fill(~negative, 0.0)
         if mining == "soft":
-            costs = _soft(own, others, negative, margin, tau, variant)
-        elif mining == "sum":
-            costs = _hinges(own, others, negative, margin).sum(1)
+            finite = hinges.clamp(max=finfo(hinges.dtype).max / 4)  # the gradient of a weight is a difference of these
+            costs = (_tempered(direction, tau).softmax(1)[rows] * finite).sum(1)
         else:
-            hardest = others.masked_fill(~negative, finfo(others.dtype).min).amax(1)
-            costs = F.relu(margin - own + hardest)
-            if mining == "selective":
-                suspicious = (own - hardest).detach().abs() < eps
-                mean = _hinges(own, others, negative, margin).sum(1) / negative.sum(1).clamp(min=1)
-                costs = where(suspicious, mean, costs)
-        return Share(costs.sum(), len(costs))
+            costs = hinges.sum(1)
+        if mining == "selective":
+            hardest = _hardest(direction)[rows]
+            suspicious = (own - hardest).detach().abs() < eps
+            costs = where(suspicious, costs / negative.sum(1).clamp(min=1), F.relu(margin - own + hardest))
+        return Share(costs.sum(), _count(direction))
 
     i2t, t2i = both_directions(scores, positives, t2i_scores=t2i_scores, t2i_positives=t2i_positives)
     if reduction == "sum":
@@ -150,25 +157,44 @@ class TripletLoss(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in held)
 
 
-def _anchors(direction: Direction) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of the positives (anchors,), and of their rows (anchors, gallery), with a mask of the negatives there."""
+def _hardest(direction: Direction) -> Tensor:
+    """(queries,) the best score of a negative; the lowest finite number where there is none, so that none can win."""
+    scores = direction.scores
+    return scores.masked_fill(~direction.negatives, finfo(scores.dtype).min).amax(1)
+
+
+def _tempered(direction: Direction, tau: float) -> Tensor:
+    """`(s_ij - max_k s_ik) / tau` of the negatives; dividing differences, no digits go to a common offset."""
+    scores = direction.scores
+    differences = scores - _hardest(direction).detach()[:, None]
+    # The lowest finite number, not -inf: without negatives -inf - -inf would be NaN, and this gives exact zeros.
+    return (differences / tau).masked_fill(~direction.negatives, finfo(scores.dtype).min)
+
+
+def _softplus(tau: float) -> Callable[[Tensor], Tensor]:
+    """`tau log(1 + exp(x / tau))`, finite for any finite x."""
+    return lambda x: maximum(x, x.new_zeros(())) + tau * log1p(exp(-x.abs() / tau))  # a maximum halves ties: slope 1/2
+
+
+def _against(direction: Direction, cost: Callable[[Tensor], Tensor], margin: float, reach: Tensor) -> Share:
+    """Each anchor against one score (queries,) that stands for all negatives of its row."""
+    scores, positives = direction.scores, direction.positives
+    own = scores.diagonal()[:, None] if positives is None else scores
+    counted = direction.negatives.any(1, keepdim=True)
+    if positives is not None:
+        counted = counted & positives
+    return Share(cost(margin - own + reach[:, None]).masked_fill(~counted, 0.0).sum(), _count(direction))
+
+
+def _anchors(direction: Direction) -> tuple[Tensor, Tensor | slice]:
+    """Scores of the positives (anchors,), and their rows."""
     scores, positives = direction.scores, direction.positives
     if positives is None:
-        return scores.diagonal(), scores, direction.negatives
+        return scores.diagonal(), slice(None)
     rows, columns = positives.nonzero(as_tuple=True)
-    return scores[rows, columns], scores[rows], ~positives[rows]
+    return scores[rows, columns], rows
 
 
-def _hinges(own: Tensor, others: Tensor, negative: Tensor, margin: float) -> Tensor:
-    return F.relu(margin - own[:, None] + others).masked_fill(~negative, 0.0)
-
-
-def _soft(own: Tensor, others: Tensor, negative: Tensor, margin: float, tau: float, variant: Variant) -> Tensor:
-    # The lowest finite number, not -inf: without negatives -inf - -inf would be NaN, and this gives exact zeros.
-    logits = (others / tau).masked_fill(~negative, finfo(others.dtype).min)
-    if variant == "softmax":
-        return (logits.softmax(1) * _hinges(own, others, negative, margin)).sum(1)
-    pooled = logsumexp(logits, 1)
-    if variant == "logsumexp":
-        return F.relu(margin - own + tau * pooled)
-    return tau * logaddexp((margin - own) / tau + pooled, own.new_zeros(()))
+def _count(direction: Direction) -> Tensor | int:
+    """Number of anchors."""
+    return len(direction.scores) if direction.positives is None else direction.positives.sum()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bcls_core.losses.compiled import compiled
-from bcls_core.losses.order_kernels import Floats, Integers, Orders, columns_of
+from bcls_core.losses.order_kernels import Floats, Integers, Orders
 
 
 @compiled
@@ -21,10 +21,9 @@ def beyond_dead_zone(scores: Floats, labels: Floats, by_label: Orders, gap: Any,
         losers: (rows, columns) to be written.
     """
     rows, columns = scores.shape
-    distinct, order = np.empty(columns, np.int32), np.empty(columns, np.int32)
+    distinct = np.empty(columns, np.int32)
     for i in range(rows):
-        columns_of(by_label[i], order)
-        s, r = scores[i], labels[i]
+        s, r, order = scores[i], labels[i], by_label[i]
         below, best = 0, -1
         for place in range(columns):
             j = order[place]
@@ -57,10 +56,8 @@ def in_windows(
     best, worst = np.empty(columns, np.int64), np.empty(columns, np.int64)  # of each position's candidates, by score
     first = np.empty(columns, np.int64)  # position from which labels are more than the gap below
     suffix = np.empty(window - upper, np.int64)
-    order = np.empty(columns, np.int32)
     for i in range(rows):
-        columns_of(by_label[i], order)
-        s, r = scores[i], labels[i]
+        s, r, order = scores[i], labels[i], by_label[i]
         positions = 0
         for place in range(columns - 1, -1, -1):
             k = order[place]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +105,7 @@ class Objective(nn.Module):
                 if isinstance(module, Temperature):
                     value = float(module())  # within its bounds, which the parameter may have left
                 else:
-                    value = math.exp(parameter) if name.startswith("log_") else float(parameter)
+                    value = float(parameter.exp()) if name.startswith("log_") else float(parameter)
                 found[f"learned/{term.loss}{suffix}/{name.removeprefix('log_')}"] = value
         return found
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from bcls_core.errors import ShapeError
 from bcls_core.workers import Workers
 
 SIZES = (3, 1, 2)
@@ -91,3 +92,9 @@ def test_one_worker_needs_no_process_group() -> None:
 @pytest.mark.parametrize(("rank", "expected"), [(0, slice(0, 3)), (1, slice(3, 4)), (2, slice(4, 6))])
 def test_a_worker_knows_where_its_rows_are(rank: int, expected: slice) -> None:
     assert Workers(rank, 3).rows(SIZES) == expected
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_other_rows_than_said_are_refused_before_anything_is_exchanged(rows: int) -> None:
+    with pytest.raises(ShapeError, match=rf"rows: {rows} on worker 0, but sizes says \(2, 2\)"):
+        Workers(rank=0, size=2).gather(torch.zeros(rows, 4), (2, 2))

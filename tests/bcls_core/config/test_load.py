@@ -36,6 +36,8 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
         ("train.objective=[{loss: magic}]", "train.objective[0]: Input tag 'magic'"),
         ("train.objective=[{loss: kendall, relevance: mpnet}]", "names 'mpnet', label.measures has cider"),
         ("train.objective=[{loss: kendall, relevance: cider, gap: p100}]", "a percentile from p0 to p99"),
+        ("train.objective=[{loss: triplet, tau: .inf}]", "train.objective[0].tau"),
+        ("train.objective=[{loss: ladder, relevance: cider, thresholds: [.nan]}]", "thresholds[0]"),
         ("surprise.key=1", "surprise: unknown key"),
         ("name=Not A Name", "name: String should match pattern"),
         ("train", "found no SECTION.KEY=VALUE"),

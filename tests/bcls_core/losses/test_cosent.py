@@ -166,7 +166,7 @@ def test_labels_get_no_gradient_and_a_second_derivative_is_refused(worked_scores
     loss = cosent_loss(scores, worked_labels.requires_grad_()) ** 2
     gradient, unread = torch.autograd.grad(loss, (scores, worked_labels), create_graph=True, allow_unused=True)
     assert unread is None
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()
 
 

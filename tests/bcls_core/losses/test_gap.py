@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcls_core.errors import ConfigError
+from bcls_core.errors import ConfigError, ShapeError
 from bcls_core.losses import gap_percentile
 from bcls_core.losses.gap import resolve_gap
 
@@ -64,6 +64,21 @@ def test_two_captions_of_other_images_make_a_pair_and_one_makes_none():
 
 def test_a_number_is_taken_as_it_is():
     assert resolve_gap(0.3, torch.zeros(2, 2, dtype=torch.float16), None) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("labels", "positives", "message"),
+    [
+        (torch.tensor([[0.0, torch.nan]]), torch.zeros(1, 2, dtype=torch.bool), "labels: nan at row 0, column 1"),
+        (torch.zeros(0, 5), torch.zeros(0, 5, dtype=torch.bool), r"labels: shape \(0, 5\)"),
+        (torch.ones(2, 2, dtype=torch.int64), None, "labels: torch.int64"),
+        (torch.ones(2, 2), torch.eye(3, dtype=torch.bool), r"positives: shape \(3, 3\), but labels has \(2, 2\)"),
+        (torch.ones(2), None, r"labels: shape \(2,\)"),
+    ],
+)
+def test_what_are_no_labels_is_refused(labels, positives, message):
+    with pytest.raises(ShapeError, match=message):
+        gap_percentile(labels, 60, positives)
 
 
 @pytest.mark.parametrize("percent", [-1, 100.5, float("nan")])

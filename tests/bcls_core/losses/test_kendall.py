@@ -351,6 +351,7 @@ def test_module_returns_the_function_as_a_named_term(worked_scores, worked_label
         ({"t2i_scores": torch.zeros(3, 3)}, ShapeError, "t2i_labels: missing"),
         ({"t2i_labels": torch.zeros(3, 2)}, ShapeError, "t2i_labels: shape"),
         ({"scores": torch.zeros(2, 3), "labels": torch.zeros(2, 3), "gap": "p60"}, ShapeError, "no diagonal"),
+        ({"margin": float("inf")}, ConfigError, "margin: inf"),
         ({"gap": "60%"}, ConfigError, "gap: '60%'"),
         ({"gap": "p101"}, ConfigError, "gap: 'p101', expected a number in label units or a percentile"),
         ({"gap": -0.1}, ConfigError, "gap: -0.1"),

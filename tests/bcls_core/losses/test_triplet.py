@@ -106,7 +106,43 @@ def test_equals_the_definition_for_any_positives(form, case, reduction, eps):
 @pytest.mark.parametrize("form", FORMS, ids=form_name)
 def test_the_diagonal_is_the_default_mask(form):
     scores = torch.randn(7, 7, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(triplet_loss(scores, **form), triplet_loss(scores, torch.eye(7, dtype=torch.bool), **form))
+    torch.testing.assert_close(
+        triplet_loss(scores, **form), triplet_loss(scores, torch.eye(7, dtype=torch.bool), **form), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize("variant", ["smooth", "logsumexp", "softmax"])
+def test_a_common_offset_costs_few_digits(variant):
+    scores = torch.randint(-64, 64, (6, 6), generator=torch.Generator().manual_seed(9)).float() / 64
+    expected = triplet_loss(scores, mining="soft", variant=variant)
+    found = triplet_loss(scores + 2.0**16, mining="soft", variant=variant)  # exact: 1/64 is a last digit there
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+
+
+def test_smooth_has_half_a_slope_where_both_sides_are_equal():
+    scores = torch.tensor([[0.5, 0.25]], dtype=torch.float64, requires_grad=True)
+    positives = torch.tensor([[True, False]])
+    loss = triplet_loss(
+        scores,
+        positives,
+        mining="soft",
+        margin=0.25,
+        tau=0.1,
+        t2i_scores=torch.zeros(1, 2).double(),
+        t2i_positives=torch.zeros(1, 2, dtype=torch.bool),
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(0.1 * math.log(2) / 2)
+    assert scores.grad.tolist() == [[-0.25, 0.25]]
+
+
+@pytest.mark.parametrize(
+    "form", [{"mining": "hardest"}, {"mining": "soft"}, {"mining": "soft", "variant": "logsumexp"}]
+)
+def test_many_positives_take_no_more_memory_than_scores(form, largest_tensors):
+    positives = torch.rand(60, 60, generator=torch.Generator().manual_seed(4)) < 0.5
+    scores = torch.randn(60, 60, generator=torch.Generator().manual_seed(5), requires_grad=True)
+    assert max(largest_tensors(lambda: triplet_loss(scores, positives, **form))) <= 3600
 
 
 @pytest.mark.parametrize("form", FORMS, ids=form_name)
@@ -240,6 +276,9 @@ def test_a_score_that_is_not_finite_is_named(poison):
         ({"variant": "max"}, ConfigError, "variant: 'max'"),
         ({"reduction": "none"}, ConfigError, "reduction: 'none'"),
         ({"tau": 0.0}, ConfigError, "tau: 0.0, expected a number above 0"),
+        ({"tau": 1e-50}, ConfigError, "tau: 1e-50, expected a number above 0, between 1e-38 and 9e"),
+        ({"tau": math.inf}, ConfigError, "tau: inf"),
+        ({"margin": math.nan}, ConfigError, "margin: nan, expected a finite number"),
     ],
 )
 def test_mistakes_are_named(arguments, error, message):
