@@ -5,8 +5,8 @@
     python -m tests.benchmarks.kendall --tables      # what that file says, as the losses' README shows it
 
 Every time is forward and backward of both directions; peers take turns, medians of five, on the same threads, in a
-process whose allocator keeps what is freed: otherwise the formula mostly waits for the kernel to clear new pages, and
-the ratio is several times larger. Memory is what one call adds to a process of its own. The formula is written down in
+process whose allocator keeps what is freed: otherwise the kernel clears new pages for the formula at every call, which
+makes large batches look worse for it than they are. Memory is what one call adds to a process of its own. The formula is written down in
 two ways, and compared is the better one.
 """
 
