@@ -6,8 +6,8 @@
 
 Every time is forward and backward of both directions; peers take turns, medians of five, on the same threads, in a
 process whose allocator keeps what is freed: otherwise the kernel clears new pages for the formula at every call, which
-makes large batches look worse for it than they are. Memory is what one call adds to a process of its own. The formula is written down in
-two ways, and compared is the better one.
+makes large batches look worse for it than they are. Memory is what one call adds to a process of its own. The formula
+is written down in two ways, and compared is the better one.
 """
 
 from __future__ import annotations

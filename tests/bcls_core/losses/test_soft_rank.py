@@ -126,5 +126,7 @@ def test_a_compiler_sees_one_operator_each_way():
 def test_the_operators_are_registered_as_a_compiler_expects():
     scores = torch.randn(4, 6, generator=torch.Generator().manual_seed(6)).T.requires_grad_()
     ranks = torch.library.opcheck(torch.ops.bcls.soft_ranks.default, (scores, 0.2))
-    backward = torch.library.opcheck(torch.ops.bcls.soft_ranks_backward.default, (scores.detach(), scores.detach(), 0.2))
+    backward = torch.library.opcheck(
+        torch.ops.bcls.soft_ranks_backward.default, (scores.detach(), scores.detach(), 0.2)
+    )
     assert {*ranks.values(), *backward.values()} == {"SUCCESS"}
