@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bcls_core.losses.compiled import over_rows
+from bcls_core.compiled import over_rows
 
 SWEPT_FROM = 2048
 """Columns from which a sweep is faster than comparing (`python -m tests.benchmarks.kendall --crossover`)."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bcls_core.losses.compiled import compiled
+from bcls_core.compiled import compiled
 from bcls_core.losses.order_kernels import Floats, Integers, Orders
 
 Words = NDArray[np.uint64]

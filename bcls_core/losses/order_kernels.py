@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bcls_core.losses.compiled import compiled
+from bcls_core.compiled import compiled
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]

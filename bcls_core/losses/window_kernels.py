@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bcls_core.losses.compiled import compiled
+from bcls_core.compiled import compiled
 from bcls_core.losses.order_kernels import Floats, Integers, Orders
 
 

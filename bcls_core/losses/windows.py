@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bcls_core.losses.compiled import over_rows
+from bcls_core.compiled import over_rows
 from bcls_core.losses.positions import positions_of_sorted
 
 

@@ -89,7 +89,7 @@ def over_rows(task: Callable[[slice], None], rows: int, steps: int) -> None:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="bcls-losses")
+    return ThreadPoolExecutor(threads, thread_name_prefix="bcls-rows")
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork inherits the pool, but none of its threads

@@ -38,7 +38,7 @@ def test_a_damaged_cache_is_told_and_passed_over(kind, tmp_path):
 def test_a_disk_that_is_full_is_no_reason_to_stop(tmp_path, monkeypatch):
     import numba.core.caching
 
-    from bcls_core.losses.compiled import compiled
+    from bcls_core.compiled import compiled
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
