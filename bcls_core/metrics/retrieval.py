@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bcls_core.errors import ShapeError
-from bcls_core.metrics.arrays import Matrix, require_matrix, require_no_nan, require_rows, rows_of
-from bcls_core.metrics.ranks import Strip, best_positive_ranks
+from bcls_core.metrics.arrays import Matrix, require_rows
+from bcls_core.metrics.ranks import Integers, best_ranks, positives_of_captions
+from bcls_core.metrics.strips import Products, Scores, strips_of
 
 TOP = (1, 5, 10)
+CaptionImage = Tensor | NDArray[Any] | list[int]
 
 
-def retrieval(
-    scores: Matrix, caption_image: Tensor | NDArray[Any] | list[int], *, block: int = 512
-) -> dict[str, float]:
+def retrieval(scores: Scores, caption_image: CaptionImage, *, block: int | None = None) -> dict[str, float]:
     """Recall at 1, 5 and 10, median and mean rank, image to text and text to image.
 
     An image is answered by the best-ranked of its own captions, a caption by its image. Equal scores are ranked by
@@ -37,77 +36,53 @@ def retrieval(
     Raises:
         ShapeError: shapes disagree, a caption names a row that is not there, or a score is NaN (names row and column).
     """
-    images, captions = require_matrix("scores", scores)
-    rows = require_rows(caption_image, images, captions)
-
-    def image_strip(start: int, stop: int) -> Tensor:
-        strip = rows_of(scores, start, stop)
-        require_no_nan("scores", strip, start)
-        return strip
-
-    def caption_strip(start: int, stop: int) -> Tensor:
-        return rows_of(scores.T, start, stop)
-
-    return _evaluate(image_strip, caption_strip, images, rows, block)
+    return retrieval_of_ranks(*retrieval_ranks(scores, caption_image, block=block))
 
 
 def retrieval_from_encodings(
-    image_encodings: Matrix,
-    caption_encodings: Matrix,
-    caption_image: Tensor | NDArray[Any] | list[int],
-    *,
-    block: int = 512,
+    image_encodings: Matrix, caption_encodings: Matrix, caption_image: CaptionImage
 ) -> dict[str, float]:
-    """`retrieval` for scores that are inner products, which are made and dropped strip by strip.
+    """`retrieval` for scores that are inner products (`Products`), of which no matrix is made.
 
-    A score is the float64 product rounded to float32, so that equal encodings get equal scores wherever they stand, and
-    the result is that of `retrieval((image_encodings.double() @ caption_encodings.double().T).float(), caption_image)`:
-    exactly so for float16 encodings, whose float64 products lose nothing; for wider ones unless a sum falls within the
-    float64 error of the middle between two float32 numbers. Memory: the encodings in float64 and one strip.
+    Memory beyond the encodings: two tiles of 4M float32 values. Equal to `retrieval((image_encodings.double() @
+    caption_encodings.double().T).float(), caption_image)`, but for the last bit of a sum (`Products`).
 
     Args:
         image_encodings: (images, dimensions), of unit length where cosines are meant.
-        caption_encodings: (captions, dimensions), on the same device.
+        caption_encodings: (captions, dimensions).
         caption_image: (captions,) row of each caption's image.
-        block: queries at a time.
 
     Raises:
-        ShapeError: shapes disagree, a caption names a row that is not there, or an encoding is NaN (names row and
-            dimension).
+        ShapeError: shapes disagree, a caption names a row that is not there, or an encoding is NaN or infinite (names
+            row and dimension).
     """
-    images, dimensions = require_matrix("image_encodings", image_encodings)
-    captions, caption_dimensions = require_matrix("caption_encodings", caption_encodings)
-    if dimensions != caption_dimensions:
-        raise ShapeError(f"caption_encodings: {caption_dimensions} dimensions, but image_encodings have {dimensions}.")
-    rows = require_rows(caption_image, images, captions)
-    image_side = rows_of(image_encodings, 0, images).double()
-    caption_side = rows_of(caption_encodings, 0, captions).double()
-    require_no_nan("image_encodings", image_side)
-    require_no_nan("caption_encodings", caption_side)
-
-    def image_strip(start: int, stop: int) -> Tensor:
-        return (image_side[start:stop] @ caption_side.T).float()
-
-    def caption_strip(start: int, stop: int) -> Tensor:
-        return (caption_side[start:stop] @ image_side.T).float()
-
-    return _evaluate(image_strip, caption_strip, images, rows, block)
+    return retrieval(Products(image_encodings, caption_encodings), caption_image)
 
 
-def _evaluate(
-    image_strip: Strip, caption_strip: Strip, images: int, caption_image: Tensor, block: int
-) -> dict[str, float]:
-    captions = torch.arange(len(caption_image))
-    i2t = best_positive_ranks(image_strip, images, caption_image, captions, block)
-    t2i = best_positive_ranks(caption_strip, len(captions), captions, caption_image, block)
+def retrieval_ranks(
+    scores: Scores, caption_image: CaptionImage, *, block: int | None = None
+) -> tuple[Integers, Integers]:
+    """(images,) and (captions,) ranks from 0 of each query's best positive, -1 for an image without captions."""
+    strips = strips_of("scores", scores)
+    rows = require_rows(caption_image, strips.images, strips.captions).numpy()
+    return best_ranks(strips, *positives_of_captions(rows, strips.images), block=block)
+
+
+def retrieval_of_ranks(i2t: Integers, t2i: Integers) -> dict[str, float]:
+    """The metrics of `retrieval` from each query's best rank, from 0; -1 where a query is left out."""
     result: dict[str, float] = {}
     for direction, ranks in (("i2t", i2t), ("t2i", t2i)):
-        asked = ranks[ranks >= 0].double()
+        asked = ranks[ranks >= 0]
         for k in TOP:
             result[f"{direction}/r{k}"] = 100.0 * int((asked < k).sum()) / len(asked)
-        result[f"{direction}/medr"] = float(asked.quantile(0.5)) + 1
+        result[f"{direction}/medr"] = float(np.median(asked)) + 1
         result[f"{direction}/meanr"] = float(asked.mean()) + 1
         result[f"{direction}/queries"] = float(len(asked))
         result[f"{direction}/excluded"] = float(len(ranks) - len(asked))
-    result["rsum"] = sum(result[f"{direction}/r{k}"] for direction in ("i2t", "t2i") for k in TOP)
+    result["rsum"] = rsum(result)
     return result
+
+
+def rsum(recalls: dict[str, float], prefix: str = "") -> float:
+    """Sum of the six recalls."""
+    return sum(recalls[f"{prefix}{direction}/r{k}"] for direction in ("i2t", "t2i") for k in TOP)

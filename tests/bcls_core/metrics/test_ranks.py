@@ -1,34 +1,166 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bcls_core.metrics.ranks import best_positive_ranks
+from bcls_core.errors import ShapeError
+from bcls_core.metrics import ranks as ranks_module
+from bcls_core.metrics.ranks import Positives, best_ranks, positive_ranks, positives_of_captions
+from bcls_core.metrics.strips import Products
+
+
+def places(scores, positives):
+    """Where each positive stands in a sort of its query's gallery by (score descending, index ascending)."""
+    found = []
+    for query, entry in zip(positives.query, positives.entries, strict=True):
+        order = sorted(range(scores.shape[1]), key=lambda g, query=query: (-scores[query, g], g))
+        found.append(order.index(entry))
+    return found
+
+
+@st.composite
+def positives_in(draw, images, captions):
+    pairs = draw(st.sets(st.tuples(st.integers(0, images - 1), st.integers(0, captions - 1))))
+    query, entry = np.array([*pairs], dtype=np.int64).reshape(-1, 2).T
+    return Positives.of(query, entry, images)
 
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_rank_is_the_place_in_a_stable_descending_sort(data):
-    rows, columns = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 8))
-    value = st.sampled_from([-float("inf"), -1.0, 0.0, 1.0])
-    scores = torch.tensor([[data.draw(value) for _ in range(columns)] for _ in range(rows)])
-    pairs = data.draw(st.sets(st.tuples(st.integers(0, rows - 1), st.integers(0, columns - 1))))
-    queries, gallery = torch.tensor([*pairs], dtype=torch.int64).reshape(-1, 2).T
-    block = data.draw(st.integers(1, 7))
-    ranks = best_positive_ranks(lambda start, stop: scores[start:stop], rows, queries, gallery, block)
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices.tolist()
-    expected = [min((order[q].index(g) for p, g in pairs if p == q), default=-1) for q in range(rows)]
-    assert ranks.tolist() == expected
+def test_a_rank_is_the_place_in_a_stable_descending_sort(data):
+    images, captions = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 8))
+    value = st.sampled_from([-float("inf"), -1.0, -0.0, 0.0, 1.0])
+    scores = np.array([[data.draw(value) for _ in range(captions)] for _ in range(images)])
+    i2t, t2i = data.draw(positives_in(images, captions)), data.draw(positives_in(captions, images))
+    found = positive_ranks(scores, i2t, t2i, block=data.draw(st.integers(1, 7)))
+    assert found[0].tolist() == places(scores, i2t)
+    assert found[1].tolist() == places(scores.T, t2i)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_ranks_of_products_are_exact_whatever_is_proposed(data):
+    generator = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    images, captions, dimensions = (int(generator.integers(1, high)) for high in (30, 60, 20))
+    dtype = data.draw(st.sampled_from([np.float16, np.float32, np.float64]))
+    pool = generator.standard_normal((int(generator.integers(1, 6)), dimensions))
+    # Repeated rows tie exactly; rows a float32 rounding apart must not.
+    noise = data.draw(st.sampled_from([0.0, 1e-7, 1e-3, 1.0]))
+    image_encodings, caption_encodings = (
+        (pool[generator.integers(0, len(pool), n)] * (1 + noise * generator.standard_normal((n, 1)))).astype(dtype)
+        for n in (images, captions)
+    )
+    products = Products(image_encodings, caption_encodings)
+    everything = [np.repeat(np.arange(images), captions), np.tile(np.arange(captions), images)]
+    scores = products.pairs(*everything).reshape(images, captions)
+    i2t, t2i = Positives.of(*everything, images), Positives.of(*everything[::-1], captions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks_module, "_TILE", data.draw(st.tuples(st.integers(1, 40), st.integers(1, 70))))
+        found = positive_ranks(products, i2t, t2i)
+    assert found[0].tolist() == places(scores, i2t)
+    assert found[1].tolist() == places(scores.T, t2i)
+
+
+def test_a_large_gallery_in_chunks_and_tiles_equals_a_sort():
+    generator = np.random.default_rng(4)
+    pool = generator.standard_normal((2000, 6)).astype(np.float16)
+    images, captions = pool[generator.integers(0, 2000, 1500)], pool[generator.integers(0, 2000, 9000)]
+    scores = (images.astype(np.float64) @ captions.astype(np.float64).T).astype(np.float32)
+    i2t, t2i = positives_of_captions(generator.integers(0, 1500, 9000), 1500)
+    found = positive_ranks(Products(images, captions), i2t, t2i)
+    for ranks, positives, matrix in ((found[0], i2t, scores), (found[1], t2i, scores.T)):
+        order = np.argsort(-matrix, axis=1, kind="stable")
+        place = np.empty_like(order)
+        np.put_along_axis(place, order, np.arange(order.shape[1])[None, :], axis=1)
+        assert (ranks == place[positives.query, positives.entries]).all()
+    again = positive_ranks(scores, i2t, t2i)
+    assert all((a == b).all() for a, b in zip(found, again, strict=True))
+
+
+def test_extreme_magnitudes_are_told_apart_or_tie_exactly():
+    tiny = np.array([[1e-30, 0.0], [4e-30, 0.0]], np.float32)
+    ones = np.array([[1e-15, 0.0], [1.0, 0.0]], np.float32)
+    i2t, t2i = Positives.of([0, 1], [0, 0], 2), Positives.of([0, 0, 1], [0, 1, 0], 2)
+    found = positive_ranks(Products(tiny, ones), i2t, t2i)
+    assert found[0].tolist() == [1, 1]
+    assert found[1].tolist() == [1, 0, 1]
+    long = np.array([[1e18], [-1e18]], np.float32)
+    assert positive_ranks(Products(long, long), i2t, t2i)[1].tolist() == [0, 1, 1]
+
+
+def test_best_rank_of_each_query_and_none_without_positives():
+    scores = np.array([[0.1, 0.9, 0.5], [0.3, 0.2, 0.1]])
+    i2t, t2i = Positives.of([0, 0], [0, 2], 2), Positives.of([2, 0], [1, 0], 3)
+    found = best_ranks(scores, i2t, t2i)
+    assert found[0].tolist() == [1, -1]
+    assert found[1].tolist() == [1, -1, 1]
+    nobody = Positives.of([], [], 2), Positives.of([], [], 3)
+    assert [ranks.tolist() for ranks in best_ranks(scores, *nobody)] == [[-1, -1], [-1, -1, -1]]
 
 
 def test_each_strip_is_asked_for_once():
-    asked = []
+    class Asked:
+        images, captions = 5, 3
+        asked: list[tuple[str, int, int]] = []  # noqa: RUF012
 
-    def strip(start, stop):
-        asked.append((start, stop))
-        return torch.zeros(stop - start, 3)
+        def image_rows(self, start, stop):
+            self.asked.append(("images", start, stop))
+            return np.zeros((stop - start, 3))
 
-    ranks = best_positive_ranks(strip, 5, torch.tensor([4, 0]), torch.tensor([2, 1]), 2)
-    assert asked == [(0, 2), (2, 4), (4, 5)]
-    assert ranks.tolist() == [1, -1, -1, -1, 2]
+        def caption_rows(self, start, stop):
+            self.asked.append(("captions", start, stop))
+            return np.zeros((stop - start, 5))
+
+    i2t, t2i = positives_of_captions([4, 0, 0], 5)
+    ranks = best_ranks(Asked(), i2t, t2i, block=2)
+    assert Asked.asked == [
+        ("images", 0, 2),
+        ("images", 2, 4),
+        ("images", 4, 5),
+        ("captions", 0, 2),
+        ("captions", 2, 3),
+    ]
+    assert ranks[0].tolist() == [1, -1, -1, -1, 0]
+    assert ranks[1].tolist() == [4, 0, 0]
+
+
+def test_pairs_in_any_order_and_twice():
+    positives = Positives.of([2, 0, 2, 2], [5, 1, 3, 5], 4)
+    assert positives.starts.tolist() == [0, 1, 1, 3, 3]
+    assert positives.entries.tolist() == [1, 3, 5]
+    assert positives.query.tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("query", "entry", "message"),
+    [([0, 1], [0], "2,. queries and .1,. entries"), ([3], [0], "query 3 of 3"), ([-1], [0], "query -1 of 3")],
+)
+def test_wrong_pairs_are_named(query, entry, message):
+    with pytest.raises(ShapeError, match=message):
+        Positives.of(query, entry, 3)
+
+
+def test_positives_of_another_gallery_are_refused():
+    i2t, t2i = positives_of_captions([0, 1, 1], 2)
+    with pytest.raises(ShapeError, match="i2t positives: 2 queries and entries up to 2"):
+        positive_ranks(np.zeros((3, 3)), i2t, t2i)
+    with pytest.raises(ShapeError, match="the scores have 2 queries and 2 entries"):
+        positive_ranks(np.zeros((2, 2)), i2t, t2i)
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_torch_settings_of_precision_do_not_reach_ranks(precision):
+    generator = np.random.default_rng(5)
+    encodings = generator.standard_normal((300, 64)).astype(np.float32)
+    i2t, t2i = positives_of_captions(np.arange(300), 300)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = positive_ranks(Products(encodings, encodings[::-1].copy()), i2t, t2i)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    scores = encodings.astype(np.float64) @ encodings[::-1].astype(np.float64).T
+    assert found[0].tolist() == places(scores.astype(np.float32), i2t)
