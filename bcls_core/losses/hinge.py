@@ -33,7 +33,7 @@ def hinge_discordance(
         float64 sums (rows,), float64 counts (rows,), gradient (rows, columns) in the scores' dtype.
     """
     from bcls_core.losses.hinge_kernels import compare, sweep  # loads a compiler: only for who needs it
-    from bcls_core.losses.order_kernels import ascending
+    from bcls_core.order_kernels import ascending
 
     rows, columns = scores.shape
     s, r = scores.detach().contiguous().numpy(), labels.detach().contiguous().numpy()

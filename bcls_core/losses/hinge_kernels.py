@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcls_core.compiled import compiled
-from bcls_core.losses.order_kernels import Floats, Integers, Orders
+from bcls_core.order_kernels import Floats, Integers, Orders
 
 Words = NDArray[np.uint64]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bcls_core.compiled import compiled
-from bcls_core.losses.order_kernels import Floats, Integers, Orders
+from bcls_core.order_kernels import Floats, Integers, Orders
 
 
 @compiled

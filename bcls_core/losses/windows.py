@@ -57,7 +57,7 @@ def hard_pairs(scores: Tensor, labels: Tensor, *, gap: float, sampling: str, win
             return beyond_dead_zone(scores, labels, gap, window)
         return in_windows(scores, labels, gap, window, stride)
     from bcls_core.losses import window_kernels  # loads a compiler: only for who needs it
-    from bcls_core.losses.order_kernels import ascending
+    from bcls_core.order_kernels import ascending
 
     rows, columns = scores.shape
     s, r = scores.detach().contiguous().numpy(), labels.contiguous().numpy()

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
-
-from bcls_core.errors import ShapeError
-from bcls_core.metrics.arrays import Matrix, as_numpy, require_matrix, require_no_nan, rows_of
+from bcls_core.metrics.graded import graded_queries, mean_of_defined
+from bcls_core.metrics.strips import Scores
 
 
-def rank_correlation(scores: Matrix, labels: Matrix) -> dict[str, float]:
+def rank_correlation(scores: Scores, labels: Scores, *, block: int | None = None) -> dict[str, float]:
     """Mean rank correlation of scores and labels, per query over the whole gallery, in both directions.
 
     A query whose scores or labels are all equal has no correlation: it is left out of the mean, and the `_queries`
@@ -22,6 +16,7 @@ def rank_correlation(scores: Matrix, labels: Matrix) -> dict[str, float]:
     Args:
         scores: (images, captions), higher is closer; infinities are ordered.
         labels: (images, captions), higher is more relevant.
+        block: queries at a time; no result depends on it.
 
     Returns:
         For each of `i2t` and `t2i`: `/kendall` (tau-b) and `/spearman` (average ranks), in [-1, 1], NaN where no query
@@ -30,43 +25,8 @@ def rank_correlation(scores: Matrix, labels: Matrix) -> dict[str, float]:
     Raises:
         ShapeError: shapes disagree, or a value is NaN (names row and column).
     """
-    if require_matrix("scores", scores) != require_matrix("labels", labels):
-        raise ShapeError(f"labels: shape {tuple(labels.shape)}, but scores have {tuple(scores.shape)}.")
-    for name, given in (("scores", scores), ("labels", labels)):
-        require_no_nan(name, rows_of(given, 0, given.shape[0]))
-    s, r = as_numpy(scores), as_numpy(labels)
     result: dict[str, float] = {}
-    for direction, x, y in (("i2t", s, r), ("t2i", s.T, r.T)):
-        for name, values in (("kendall", kendall_rows(x, y)), ("spearman", spearman_rows(x, y))):
-            defined = values[~np.isnan(values)]
-            result[f"{direction}/{name}"] = float(defined.mean()) if len(defined) else float("nan")
-            result[f"{direction}/{name}_queries"] = float(len(defined))
+    for direction, queries in zip(("i2t", "t2i"), graded_queries(scores, labels, block=block), strict=True):
+        for name, values in (("kendall", queries.kendall), ("spearman", queries.spearman)):
+            result[f"{direction}/{name}"], result[f"{direction}/{name}_queries"] = mean_of_defined(values)
     return result
-
-
-def kendall_rows(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
-    """Kendall's tau-b of each pair of rows, (rows,); NaN where a row is constant."""
-    return np.array([_tau_b(a, b) for a, b in zip(x, y, strict=True)], dtype=np.float64)
-
-
-def spearman_rows(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
-    """Spearman's rho of each pair of rows, ties at their average rank, (rows,); NaN where a row is constant."""
-    return np.array(
-        [_pearson(_centred_ranks(a), _centred_ranks(b)) for a, b in zip(x, y, strict=True)], dtype=np.float64
-    )
-
-
-def _tau_b(a: NDArray[Any], b: NDArray[Any]) -> float:
-    if a.min() == a.max() or b.min() == b.max():
-        return float("nan")
-    return float(stats.kendalltau(a, b).statistic)
-
-
-def _centred_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    ranks: NDArray[np.float64] = stats.rankdata(values) - (len(values) + 1) / 2
-    return ranks
-
-
-def _pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    scale = float(a @ a) * float(b @ b)
-    return float(a @ b) / scale**0.5 if scale > 0 else float("nan")

@@ -93,7 +93,7 @@ def count_in_proposals(
         known = False
         for pair in range(starts[first + i], starts[first + i + 1]):
             score, above, below = scores[pair], high[pair], low[pair]
-            before = 0
+            before = np.int64(0)
             for start in range(0, columns, _CHUNK):
                 stop = min(start + _CHUNK, columns)
                 sure, reached = np.int32(0), np.int32(0)

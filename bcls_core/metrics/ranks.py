@@ -68,7 +68,7 @@ def positives_of_captions(caption_image: ArrayLike, images: int) -> tuple[Positi
 def positive_ranks(
     scores: Scores, i2t: Positives, t2i: Positives, *, block: int | None = None
 ) -> tuple[Integers, Integers]:
-    """Of every positive the number of entries before it in the order of a stable descending sort of its query's gallery.
+    """Of every positive the number of entries before it in a stable descending sort of its query's gallery.
 
     An entry stands before another if its score is higher, or equal and its index lower. Exact for every dtype,
     infinities included. For `Products` a fast float32 product proposes what stands where, and the exact score of
@@ -148,11 +148,10 @@ class _Direction:
         self._positives = positives
         query, entry = positives.query, positives.entries
         images, captions = (entry, query) if transposed else (query, entry)
-        sides = [
-            (products.image_encodings, products.image_norms),
-            (products.caption_encodings, products.caption_norms),
-        ]
-        (self._queries, norms), (self._gallery, others) = reversed(sides) if transposed else sides
+        self._queries, self._gallery = products.image_encodings, products.caption_encodings
+        norms, others = products.image_norms, products.caption_norms
+        if transposed:
+            self._queries, self._gallery, norms, others = self._gallery, self._queries, others, norms
         self._scores = products.pairs(images, captions)
         self.ranks = np.zeros(len(entry), np.int64)
         error = _proposal_error(products.dimensions, norms, float(others.max()))[query]

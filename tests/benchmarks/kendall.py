@@ -29,7 +29,7 @@ from torch import Tensor
 from bcls_core.compiled import over_rows
 from bcls_core.config import load_recipe
 from bcls_core.losses import hinge, kendall_loss, triplet_loss
-from bcls_core.losses.order_kernels import ascending
+from bcls_core.order_kernels import ascending
 from bcls_core.students import build_student
 from flows import recipes
 from tests.benchmarks import measure, record
