@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bcls_core.config import GradedTerm, Recipe, content_of
+from bcls_core.config import GivenImageFeatures, GradedTerm, Recipe, TwoTowerStudent, content_of
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError
 from bcls_core.similarity import measures_of
@@ -31,9 +31,11 @@ def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) 
     """The published training of a recipe on a corpus and its labels.
 
     Raises:
-        ConfigError: the objective names a relevance measure that the label set does not hold.
+        ConfigError: the objective names a relevance measure that the label set does not hold, or the student takes
+            pictures where the corpus holds features, or the other way round.
     """
     _check_measures(recipe, labels)
+    _check_image_side(recipe, corpus)
     for split in ("train", "val"):
         lineage.require_split(corpus, split)
     determined = determinants.of_training(recipe.train, corpus, labels)
@@ -57,6 +59,19 @@ def _check_measures(recipe: Recipe, labels: Artifact) -> None:
                 f"train.objective[{position}].relevance: label set {labels.version} holds no measure "
                 f"{term.relevance!r}, it holds {', '.join(held)}. Name one of them, or another label set."
             )
+
+
+def _check_image_side(recipe: Recipe, corpus: Artifact) -> None:
+    student = recipe.train.student
+    if not isinstance(student, TwoTowerStudent):
+        return
+    given, held = isinstance(student.image, GivenImageFeatures), "features" in corpus.tables
+    if given != held:
+        raise ConfigError(
+            f"train.student.image: {'takes features' if given else 'is a tower'}, but corpus {corpus.version} was made "
+            f"from {'features' if held else 'pictures'}. "
+            f"{'Set image: {features: LENGTH}' if held else 'Name a tower'}, or ingest the other way."
+        )
 
 
 def _compute(

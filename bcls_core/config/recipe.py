@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, SecretStr, StringConstraints, field_validator, model_validator
@@ -27,6 +28,19 @@ Alias = Annotated[RegistryName, AfterValidator(_not_reserved)]
 
 class EvaluateSettings(Section):
     split: Split = "test"
+    ratings: Annotated[list[Path], RUNTIME] = Field(
+        default_factory=list, description="files of people's ratings of captions for images: human relevance"
+    )
+    caption_ratings: Annotated[list[Path], RUNTIME] = Field(
+        default_factory=list, description="files of people's ratings of how alike two captions are (STS)"
+    )
+    image_groups: Annotated[Path | None, RUNTIME] = Field(
+        default=None, description="CSV of image_id and group: image-to-image retrieval within the groups"
+    )
+    coco: Annotated[str | None, RUNTIME] = Field(
+        default=None,
+        description="`package` (eccv-caption) or a folder with its ground truth: COCO 1K and 5K, CxC, ECCV Caption",
+    )
 
 
 class RegistrySettings(Section):

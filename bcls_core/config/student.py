@@ -45,14 +45,22 @@ class ConfiguredTextTower(ConfiguredTower):
     max_tokens: PositiveInt = 48
 
 
+class GivenImageFeatures(Section):
+    """No tower: the image side is a projection of the features that the corpus was made from."""
+
+    features: PositiveInt = Field(description="length of an image's features")
+
+
 def _tower_kind(value: Any) -> str:
     """Told apart by their keys, so that an error speaks of one kind of tower and not of both."""
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return "configured" if "config" in keys else "pretrained"
+    return "configured" if "config" in keys else "features" if "features" in keys else "pretrained"
 
 
 ImageTowerSettings = Annotated[
-    Annotated[PretrainedTower, Tag("pretrained")] | Annotated[ConfiguredImageTower, Tag("configured")],
+    Annotated[PretrainedTower, Tag("pretrained")]
+    | Annotated[ConfiguredImageTower, Tag("configured")]
+    | Annotated[GivenImageFeatures, Tag("features")],
     Discriminator(_tower_kind),
 ]
 TextTowerSettings = Annotated[

@@ -80,6 +80,21 @@ class SquareImages:
 
 
 @dataclass(frozen=True)
+class NoImages:
+    """Prepares no picture: the student takes the features that its corpus was made from."""
+
+    def __call__(self, images: Sequence[RawImage]) -> dict[str, Tensor]:
+        """Raises ModelError."""
+        raise ModelError(
+            f"this student takes image features, found {len(images)} pictures.\n"
+            "  Read a corpus made from features, or train a student with an image tower."
+        )
+
+    def save(self, folder: Path) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol; needs no file
+        return {"kind": "features"}
+
+
+@dataclass(frozen=True)
 class ProcessorImages:
     """A pretrained tower's own image processor, always its PIL form: equal numbers with torchvision and without."""
 
@@ -204,8 +219,14 @@ class Preprocessor:
         """
         images, captions = description["images"], description["captions"]
         return cls(
-            SquareImages(images["size"])
-            if images["kind"] == "square"
-            else ProcessorImages.from_folder(folder / IMAGE_FOLDER),
+            _load_images(folder, images),
             CaptionPreprocessor(CaptionPreprocessor.load_tokenizer(folder / TOKENIZER_FOLDER), **captions),
         )
+
+
+def _load_images(folder: Path, described: Mapping[str, Any]) -> ImagePreprocessor:
+    if described["kind"] == "square":
+        return SquareImages(described["size"])
+    if described["kind"] == "features":
+        return NoImages()
+    return ProcessorImages.from_folder(folder / IMAGE_FOLDER)

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bcls_core.config.student import ConfiguredTextTower, TwoTowerStudent
+from bcls_core.config.student import ConfiguredTextTower, GivenImageFeatures, TwoTowerStudent
 from bcls_core.errors import ModelError
 from bcls_core.students.base import Batch, Student
-from bcls_core.students.preprocess import Preprocessor
+from bcls_core.students.given_features import GivenFeatures
+from bcls_core.students.preprocess import ImagePreprocessor, NoImages, Preprocessor
 from bcls_core.students.tokenizer import build_tokenizer
 from bcls_core.students.towers import Tower, image_tower, restore_tower, text_tower
 
@@ -26,11 +27,14 @@ class TwoTower(Student):
     """
 
     def __init__(
-        self, settings: dict[str, Any], preprocessor: Preprocessor, towers: tuple[Tower, Tower] | None = None
+        self,
+        settings: dict[str, Any],
+        preprocessor: Preprocessor,
+        towers: tuple[Tower | GivenFeatures, Tower] | None = None,
     ) -> None:
         super().__init__(settings, preprocessor)
         self.image_tower, self.text_tower = towers or (
-            restore_tower(settings["image"], "image"),
+            _restore_image_side(settings["image"]),
             restore_tower(settings["text"], "text"),
         )
         head = (settings["dim"], settings["projection"], settings["dropout"])
@@ -44,7 +48,7 @@ class TwoTower(Student):
         Raises:
             ModelError: a tower cannot be found, loaded or made.
         """
-        image, images = image_tower(recipe.image)
+        image, images = _image_side(recipe)
 
         def make_tokenizer(text: ConfiguredTextTower) -> Any:
             return build_tokenizer(captions, vocabulary=text.vocabulary, max_tokens=text.max_tokens)
@@ -76,22 +80,32 @@ class TwoTower(Student):
     def frozen_caption_features(self, prepared: Batch) -> Tensor:
         return self._frozen_features(self.text_tower, prepared)
 
-    def _project(self, head: nn.Module, tower: Tower, batch: Batch) -> Tensor:
+    def _project(self, head: nn.Module, tower: Tower | GivenFeatures, batch: Batch) -> Tensor:
         features = batch["features"].to(next(head.parameters()).dtype) if "features" in batch else tower(batch)
         if features.ndim != 2 or features.shape[1] != tower.dim:
             raise ModelError(
-                f"{tower.side} features have shape {tuple(features.shape)}, the tower gives (n, {tower.dim}).\n"
-                "  Compute the features with this student's own tower."
+                f"{tower.side} features have shape {tuple(features.shape)}, expected (n, {tower.dim}).\n"
+                "  Compute the features with this student's own tower, or name their length in the recipe."
             )
         return functional.normalize(head(features), dim=-1)
 
-    def _frozen_features(self, tower: Tower, prepared: Batch) -> Tensor:
+    def _frozen_features(self, tower: Tower | GivenFeatures, prepared: Batch) -> Tensor:
         if not tower.frozen:
             raise ModelError(
                 f"the {tower.side} tower is trained: its outputs change.\n  Encode the inputs themselves in each step."
             )
         features: Tensor = tower(prepared)
         return features
+
+
+def _image_side(recipe: TwoTowerStudent) -> tuple[Tower | GivenFeatures, ImagePreprocessor]:
+    if isinstance(recipe.image, GivenImageFeatures):
+        return GivenFeatures(recipe.image.features), NoImages()
+    return image_tower(recipe.image)
+
+
+def _restore_image_side(described: dict[str, Any]) -> Tower | GivenFeatures:
+    return GivenFeatures(described["features"]) if "features" in described else restore_tower(described, "image")
 
 
 def projection(width: int, dim: int, kind: str, dropout: float) -> nn.Module:

@@ -90,7 +90,9 @@ class BatchSource:
         )
 
     def images(self, image_rows: Rows) -> Inputs:
-        """Inputs of the image side: a frozen tower's stored features, or pixels."""
+        """Inputs of the image side: features of the corpus, or of a frozen tower, or pixels."""
+        if not self.rows.has_images:
+            return {"features": torch.from_numpy(self.rows.features(image_rows).astype(np.float32))}
         if self._frozen.images is not None:
             return {"features": self._frozen.images.take(image_rows)}
         return self._preprocessor.prepare_images(self.rows.images(image_rows))
