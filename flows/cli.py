@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcls_core.config import Recipe, RuntimeSettings, Split, load_recipe, load_runtime
+from bcls_core.config import EvaluateSettings, Recipe, RuntimeSettings, Split, load_recipe, load_runtime
 from bcls_core.errors import BclsError, ConfigError
 from flows import preflight, recipes
 from flows.context import Context, absolute_root
@@ -46,6 +46,40 @@ VersionArgument = Annotated[str, typer.Argument(help="Version, a unique prefix o
 ModelOption = Annotated[
     str, typer.Option("--model", help="models:/NAME@alias, models:/NAME/VERSION or a training version.")
 ]
+SplitOption = Annotated[Split, typer.Option(help="What to evaluate on.")]
+RatingsOption = Annotated[
+    list[Path] | None, typer.Option("--ratings", help="People's ratings of captions for images; may be repeated.")
+]
+CaptionRatingsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--caption-ratings", help="People's ratings of how alike two captions are (STS); may be repeated."),
+]
+ImageGroupsOption = Annotated[
+    Path | None, typer.Option("--image-groups", help="CSV of image_id and group: image-to-image retrieval.")
+]
+CocoOption = Annotated[
+    str | None,
+    typer.Option("--coco", help="`package` or a folder of ground truth: COCO 1K and 5K, CxC, ECCV Caption."),
+]
+_RUN_HELP = "models:/NAME@alias, models:/NAME/VERSION, a training version, or the id of an MLflow run."
+
+
+def _evaluate_settings(
+    split: Split,
+    ratings: list[Path] | None,
+    caption_ratings: list[Path] | None,
+    image_groups: Path | None,
+    coco: str | None,
+) -> EvaluateSettings:
+    settings = EvaluateSettings(
+        split=split,
+        ratings=ratings or [],
+        caption_ratings=caption_ratings or [],
+        image_groups=image_groups,
+        coco=coco,
+    )
+    preflight.check_references(settings)
+    return settings
 
 
 def _recipe(
@@ -81,6 +115,7 @@ def run(
     recipe, context = _recipe(config, overrides, root, local=local)
     preflight.check_ingest(recipe)
     preflight.check_models(recipe, label=True, train=True)
+    preflight.check_references(recipe.evaluate)
     from flows import run as flow
 
     _show(flow.run(context, recipe), as_json)
@@ -142,17 +177,50 @@ def train(
 @app.command()
 def evaluate(
     model: ModelOption,
-    split: Annotated[Split, typer.Option(help="What to evaluate on.")] = "test",
+    split: SplitOption = "test",
+    ratings: RatingsOption = None,
+    caption_ratings: CaptionRatingsOption = None,
+    image_groups: ImageGroupsOption = None,
+    coco: CocoOption = None,
     overrides: SetOption = None,
     root: RootOption = None,
     local: LocalOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Retrieval metrics of a trained model on a split of the corpus it was trained on."""
+    """Metrics of a trained model on a split of the corpus it was trained on, with intervals."""
+    settings = _evaluate_settings(split, ratings, caption_ratings, image_groups, coco)
     from flows import evaluate as flow
 
     context = _context("evaluate", load_runtime(overrides or []), root, local=local)
-    _show(flow.run(context, model, split=split), as_json)
+    _show(flow.run(context, model, settings), as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help=_RUN_HELP)],
+    split: SplitOption = "test",
+    ratings: RatingsOption = None,
+    caption_ratings: CaptionRatingsOption = None,
+    image_groups: ImageGroupsOption = None,
+    coco: CocoOption = None,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Differences between models with intervals, and what differs in their settings.
+
+    Runs whose settings differ in the seed alone are one group; the first run's group is the baseline.
+
+    What was not evaluated yet is evaluated first.
+    """
+    settings = _evaluate_settings(split, ratings, caption_ratings, image_groups, coco)
+    if len(runs) < 2:
+        raise ConfigError("compare takes at least two runs.")
+    from flows import compare as flow
+
+    context = _context("compare", load_runtime(overrides or []), root, local=local)
+    _show(flow.run(context, runs, settings), as_json)
 
 
 @app.command()

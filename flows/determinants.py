@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from bcls_core.config import (
 from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
 
-TRAINING_ALGORITHM = 2
-EVALUATION_ALGORITHM = 1
+TRAINING_ALGORITHM = 3
+EVALUATION_ALGORITHM = 2
 """Raised by hand when the same inputs give other results."""
 
 
@@ -56,13 +57,14 @@ def of_labels(settings: LabelSettings, corpus: Artifact) -> dict[str, Any]:
     }
 
 
-def of_evaluation(training: Artifact, split: str) -> dict[str, Any]:
-    """Determinants of the metrics of a training on a split."""
+def of_evaluation(training: Artifact, split: str, references: Mapping[str, str]) -> dict[str, Any]:
+    """Determinants of the metrics of a training on a split, judged by references of these digests."""
     return {
         "stage": "evaluate",
         "algorithm": EVALUATION_ALGORITHM,
         "training": training.content_digest,
         "split": split,
+        "references": dict(references),
     }
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bcls_core.config import (
-    ConfiguredImageTower,
-    ConfiguredTextTower,
     EmbeddingMeasureSettings,
+    EvaluateSettings,
     KarpathyIngest,
     PretrainedTower,
     Recipe,
@@ -38,6 +37,21 @@ def check_ingest(recipe: Recipe) -> None:
             raise ConfigError(f"ingest.{key}: {path} is not a file.")
 
 
+def check_references(settings: EvaluateSettings) -> None:
+    """The files that an evaluation reads exist."""
+    named = {
+        "ratings": settings.ratings,
+        "caption_ratings": settings.caption_ratings,
+        "image_groups": [settings.image_groups] if settings.image_groups else [],
+    }
+    for key, paths in named.items():
+        for path in paths:
+            if not path.is_file():
+                raise ConfigError(f"evaluate.{key}: {path} is no file. Give the path as this machine sees it.")
+    if settings.coco is not None and settings.coco != "package" and not Path(settings.coco).is_dir():
+        raise ConfigError(f"evaluate.coco: {settings.coco} is no folder. Give one with the ground truth, or `package`.")
+
+
 def check_models(recipe: Recipe, *, label: bool, train: bool) -> None:
     """Every model named by a folder or a package is there; hub names are left to the hub."""
     for place, model in _models(recipe, label=label, train=train):
@@ -59,11 +73,7 @@ def _models(recipe: Recipe, *, label: bool, train: bool) -> Iterator[tuple[str, 
                 yield f"label.measures.{name}.model", measure.model
     student = recipe.train.student
     if train and isinstance(student, TwoTowerStudent):
-        towers: dict[str, PretrainedTower | ConfiguredImageTower | ConfiguredTextTower] = {
-            "image": student.image,
-            "text": student.text,
-        }
-        for side, tower in towers.items():
+        for side, tower in (("image", student.image), ("text", student.text)):
             if isinstance(tower, PretrainedTower):
                 yield f"train.student.{side}.model", tower.model
 

@@ -43,7 +43,7 @@ class Result:
 
     def as_text(self) -> str:
         buffer = StringIO()
-        console = Console(file=buffer, width=110, highlight=False, markup=False)
+        console = Console(file=buffer, width=120, highlight=False, markup=False)
         for part in self.parts:
             buffer.write(part.as_text() + "\n\n")
         if self.title:
@@ -57,6 +57,14 @@ class Result:
         for hint in self.hints:
             console.print(hint, soft_wrap=True)
         return buffer.getvalue().rstrip("\n")
+
+
+def with_interval(value: float | None, bounds: tuple[float, float] | None, digits: int) -> str:
+    """`41.5 [38.2, 44.9]`; without brackets where there is no interval, a dash where there is no value."""
+    if value is None:
+        return "-"
+    shown = f"{value:.{digits}f}"
+    return shown if bounds is None else f"{shown} [{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
 
 
 def _table(grid: Grid) -> Table:

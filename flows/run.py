@@ -15,9 +15,15 @@ def run(context: Context, recipe: Recipe) -> Result:
         lineage.require_split(corpus.artifact, split)
     labels = label.label(context, recipe, corpus.artifact)
     training = train.train(context, recipe, corpus.artifact, labels.artifact)
-    evaluated = evaluate.evaluate(context, training.artifact, recipe.evaluate.split, experiment=recipe.name)
+    evaluated = evaluate.evaluate(context, training.artifact, recipe.evaluate, experiment=recipe.name)
     registered = register.run(context, recipe.registry, training.artifact, training.job)
-    parts = (ingest.report(corpus), label.report(labels), train.report(training), evaluated, registered)
+    parts = (
+        ingest.report(corpus),
+        label.report(labels),
+        train.report(training),
+        evaluate.report(evaluated),
+        registered,
+    )
     names = ("corpus", "labels", "training", "evaluation", "registered")
     facts = {name: part.as_dict() for name, part in zip(names, parts, strict=True)}
     hints = [

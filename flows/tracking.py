@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -125,7 +126,7 @@ class Job:
 
     def log_params(self, settings: Mapping[str, Any]) -> None:
         """Flat parameters, `train.batch_size`-like; those of an earlier attempt stay."""
-        params = [Param(key, str(value)[:6000]) for key, value in _flatten(settings) if key not in self._known_params]
+        params = [Param(key, str(value)[:6000]) for key, value in flatten(settings) if key not in self._known_params]
         for start in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[start : start + 100])
 
@@ -159,6 +160,20 @@ class Job:
         """The resolved recipe without its runtime section, which may hold addresses with passwords in them."""
         self.client.log_text(self.run_id, recipe.model_dump_json(indent=2, exclude={"runtime"}), "recipe.json")
 
+    def log_files(self, files: Mapping[str, bytes], folder: str) -> None:
+        """Files under a folder of the run's artifacts."""
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, data in files.items():
+                Path(scratch, name).write_bytes(data)
+            self.client.log_artifacts(self.run_id, scratch, folder)
+
+    def read_files(self, folder: str) -> dict[str, bytes]:
+        """What `log_files` left; nothing where it was deleted."""
+        found = [item.path for item in self.client.list_artifacts(self.run_id, folder) if not item.is_dir]
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = [Path(self.client.download_artifacts(self.run_id, path, scratch)) for path in found]
+            return {path.name: path.read_bytes() for path in paths}
+
     def log_figure(self, figure: Any, path: str) -> None:
         self.client.log_figure(self.run_id, figure, path)
 
@@ -182,14 +197,15 @@ def _is_signal(kind: type[BaseException]) -> bool:
     return issubclass(kind, KeyboardInterrupt | SystemExit)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The leaves of nested settings under dotted names, `objective.0.loss`-like."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
+            yield from flatten(value, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             for position, item in enumerate(value):
-                yield from _flatten(item, f"{name}.{position}.")
+                yield from flatten(item, f"{name}.{position}.")
         else:
             yield name, value
 

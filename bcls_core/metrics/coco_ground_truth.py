@@ -130,7 +130,6 @@ class CocoGroundTruth:
         coco = Judgements(by_image.over(images, captions), by_caption.over(captions, images))
         return cls(images, captions, caption_image, image_fold, caption_fold, coco, read["cxc"], read["eccv"])
 
-
     @property
     def sha256(self) -> str:
         """Of all that determines a metric, hex."""
