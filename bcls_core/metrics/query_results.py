@@ -24,7 +24,7 @@ Rows = NDArray[np.int64]
 
 RESAMPLES = 2000
 _RANK = "rank"
-_EXCLUDED = b"excluded"
+_EXCLUDED, _TEXTS = b"excluded", b"texts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,7 @@ class QueryResults:
         image_ids: (images,) of the gallery, by row.
         caption_ids: (captions,) int64, by row.
         caption_image: (captions,) int64, the row of each caption's image.
+        texts: sha256 of the captions in this order, hex: ids alone do not tell corpora apart.
         per_image: columns (images,) of what images ask.
         per_caption: columns (captions,) of what captions ask.
         rated: per set of image-caption ratings the rated pairs; their `image` is a row.
@@ -47,6 +48,7 @@ class QueryResults:
     image_ids: Sequence[str]
     caption_ids: Rows
     caption_image: Rows
+    texts: str
     per_image: Mapping[str, Values]
     per_caption: Mapping[str, Values]
     rated: Mapping[str, RatedPairs] = field(default_factory=dict)
@@ -115,7 +117,7 @@ class QueryResults:
             "images": _table({"image_id": list(self.image_ids), **self.per_image}),
             "captions": _table(
                 {"caption_id": self.caption_ids, "image_row": self.caption_image, **self.per_caption},
-            ),
+            ).replace_schema_metadata({_TEXTS: self.texts.encode()}),
         }
         for kind, sets in (("rated", self.rated), ("alike", self.alike)):
             for name, pairs in sets.items():
@@ -141,6 +143,7 @@ class QueryResults:
                 images["image_id"].to_pylist(),
                 captions["caption_id"].to_numpy(),
                 captions["image_row"].to_numpy(),
+                captions.schema.metadata[_TEXTS].decode(),
                 {name: images[name].to_numpy() for name in images.column_names[1:]},
                 {name: captions[name].to_numpy() for name in captions.column_names[2:]},
                 **pairs,
@@ -219,6 +222,11 @@ def require_same_gallery(first: QueryResults, second: QueryResults) -> None:
                 f"{', in another order' if common == len(ours) == len(theirs) else ''}. "
                 "Models are compared on one gallery: evaluate both on the same corpus and split."
             )
+    if first.texts != second.texts:
+        raise InputError(
+            "captions: galleries with the same ids and other texts. Models are compared on one gallery: evaluate both "
+            "on the same corpus and split."
+        )
     for kind in ("rated", "alike"):
         one, other = getattr(first, kind), getattr(second, kind)
         if sorted(one) != sorted(other):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -115,15 +116,30 @@ def evaluate(
         if references.image_groups is not None:
             groups = _groups_of(rows.image_ids, references.image_groups)
             per_image["i2i/rank"] = _ranks(same_group_ranks(scores.image_encodings, groups))
+    elif references.image_groups is not None:
+        raise InputError(
+            "image groups: this student's score is no product of encodings, so images have no score with each other. "
+            "Leave the groups out."
+        )
     return QueryResults(
         rows.image_ids,
         rows.caption_ids,
         rows.caption_image,
+        _digest_of(rows),
         per_image,
         per_caption,
         {ratings.name: _rated(scores, rows, ratings) for ratings in references.ratings},
         {pairs.name: _alike(student, pairs, images.device) for pairs in references.caption_pairs},
     )
+
+
+def _digest_of(rows: CorpusRows) -> str:
+    """sha256 of the captions of a split, in row order."""
+    total = sha256()
+    for start in range(0, rows.caption_count, _TEXTS):
+        for text in rows.captions(np.arange(start, min(start + _TEXTS, rows.caption_count))):
+            total.update(text.encode() + b"\0")
+    return total.hexdigest()
 
 
 def _ranks(ranks: Any) -> Values:

@@ -57,6 +57,25 @@ def bcls(*arguments: str, cwd: Path, **environment: str) -> subprocess.Completed
             "not a file in a folder that exists",
         ),
         (["evaluate", "--model", "m", "--split", "nonsense"], "nonsense"),
+        (["evaluate", "--model", "m", "--ratings", "nowhere.tsv"], "evaluate.ratings: nowhere.tsv is no file"),
+        (
+            ["evaluate", "--model", "m", "--ratings", "/etc/passwd", "--ratings", "nowhere.tsv"],
+            "evaluate.ratings: nowhere.tsv is no file",
+        ),
+        (
+            ["evaluate", "--model", "m", "--caption-ratings", "/etc"],
+            "evaluate.caption_ratings: /etc is no file. Give the path as this machine sees it.",
+        ),
+        (["evaluate", "--model", "m", "--image-groups", "groups.csv"], "evaluate.image_groups: groups.csv is no file"),
+        (["evaluate", "--model", "m", "--coco", "nowhere"], "evaluate.coco: nowhere is no folder"),
+        (["evaluate", "--model", "m", "--coco", "/etc/passwd"], "evaluate.coco: /etc/passwd is no folder"),
+        (["compare", "m", "n", "--ratings", "nowhere.tsv"], "evaluate.ratings: nowhere.tsv is no file"),
+        (["compare", "m", "n", "--caption-ratings", "no.csv"], "evaluate.caption_ratings: no.csv is no file"),
+        (["compare", "m", "n", "--image-groups", "groups.csv"], "evaluate.image_groups: groups.csv is no file"),
+        (["compare", "m", "n", "--coco", "nowhere"], "evaluate.coco: nowhere is no folder"),
+        (["compare", "m"], "compare takes at least two runs"),
+        (["run", "-c", "demo", "--set", "evaluate.ratings=[nowhere.tsv]"], "evaluate.ratings: nowhere.tsv is no file"),
+        (["run", "-c", "demo", "--set", "evaluate.coco=nowhere"], "evaluate.coco: nowhere is no folder"),
     ],
 )
 def test_bad_input_exits_2_with_one_message_and_imports_nothing_heavy(

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from bcls_core.config import Recipe, content_of, load_recipe, load_runtime
+from bcls_core.config import (
+    GivenImageFeatures,
+    KarpathyIngest,
+    Recipe,
+    TwoTowerStudent,
+    content_of,
+    load_recipe,
+    load_runtime,
+)
 from bcls_core.errors import ConfigError
-from flows import recipes
+from flows import preflight, recipes
 
 DEMO = recipes.find("demo")
 
@@ -86,8 +94,37 @@ def test_variables_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         load_recipe(recipes.find("coco-mini"))
 
 
+def test_flickr8k_reads_features_and_is_judged_by_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCLS_DATA", "/somewhere")
+    recipe = load_recipe(recipes.find("flickr8k"))
+    assert isinstance(recipe.ingest, KarpathyIngest)
+    assert isinstance(recipe.train.student, TwoTowerStudent)
+    assert (recipe.ingest.images, recipe.train.student.image) == (None, GivenImageFeatures(features=1280))
+    judged = recipe.evaluate
+    named = [recipe.ingest.annotations, recipe.ingest.features, *judged.ratings, *judged.caption_ratings]
+    assert [str(path) for path in named] == [
+        "/somewhere/data/flickr8k/dataset_flickr8k.json.gz",
+        "/somewhere/data/flickr8k/mobilenet_v2_pooled.npz",
+        "/somewhere/data/flickr8k_3k/expert_ratings.tsv",
+        "/somewhere/data/flickr8k_3k/crowd_ratings.tsv",
+        "/somewhere/data/cxc_sts_val.csv.gz",
+    ]
+    assert "/somewhere" not in str(content_of(recipe))
+    monkeypatch.delenv("BCLS_DATA")
+    with pytest.raises(ConfigError, match=r"\$\{BCLS_DATA\} is not set"):
+        load_recipe(recipes.find("flickr8k"))
+
+
+@pytest.mark.needs("data")
+def test_every_file_that_flickr8k_names_is_there(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCLS_DATA", str(shared_data))
+    recipe = load_recipe(recipes.find("flickr8k"))
+    preflight.check_ingest(recipe)
+    preflight.check_references(recipe.evaluate)
+
+
 def test_an_unknown_recipe_names_those_shipped() -> None:
-    with pytest.raises(ConfigError, match="there are: coco-mini, demo"):
+    with pytest.raises(ConfigError, match="there are: coco-mini, demo, flickr8k"):
         recipes.find("nope")
 
 

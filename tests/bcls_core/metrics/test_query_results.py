@@ -14,7 +14,7 @@ from bcls_core.metrics.retrieval import retrieval_ranks
 IMAGES, CAPTIONS = 40, 130
 
 
-def results(seed: int, skill: float = 1.0, *, image_ids=None, caption_ids=None) -> QueryResults:
+def results(seed: int, skill: float = 1.0, *, image_ids=None, caption_ids=None, texts="0") -> QueryResults:
     """A model that adds `skill` to the scores of own captions; the gallery is the same for every seed."""
     gallery = np.random.default_rng(0)
     caption_image = np.sort(np.concatenate([np.arange(IMAGES), gallery.integers(0, IMAGES, CAPTIONS - IMAGES)]))
@@ -30,6 +30,7 @@ def results(seed: int, skill: float = 1.0, *, image_ids=None, caption_ids=None) 
         [f"{row:04d}.jpg" for row in range(IMAGES)] if image_ids is None else image_ids,
         np.arange(CAPTIONS) + 7 if caption_ids is None else caption_ids,
         caption_image,
+        texts,
         {"i2t/rank": per_image.astype(float), "label/m/i2t/kendall": i2t.kendall, "label/m/i2t/ncs10": i2t.gain[10]},
         {"t2i/rank": per_caption.astype(float), "label/m/t2i/kendall": t2i.kendall, "label/m/t2i/ncs10": t2i.gain[10]},
         {"expert": rated_pairs(scores[rated[0], rated[1]], rated[2], rated[0], caption_image[rated[1]])},
@@ -88,6 +89,7 @@ def test_what_no_query_defines_is_left_out():
         given.image_ids,
         given.caption_ids,
         given.caption_image,
+        given.texts,
         {"i2t/rank": nothing, "label/m/i2t/kendall": nothing},
         given.per_caption,
     )
@@ -101,7 +103,7 @@ def test_what_no_query_defines_is_left_out():
 
 def test_a_gallery_of_one_image_has_figures_and_no_intervals():
     one = QueryResults(
-        ["a.jpg"], np.arange(3), np.zeros(3, np.int64), {"i2t/rank": np.zeros(1)}, {"t2i/rank": np.zeros(3)}
+        ["a.jpg"], np.arange(3), np.zeros(3, np.int64), "0", {"i2t/rank": np.zeros(1)}, {"t2i/rank": np.zeros(3)}
     )
     assert one.metrics()["rsum"] == 600
     assert one.intervals() == {}
@@ -153,12 +155,12 @@ def test_seeds_of_a_recipe_are_averaged_and_widen_its_interval():
 def test_only_metrics_that_all_have_are_compared():
     full = results(1)
     less = QueryResults(
-        full.image_ids, full.caption_ids, full.caption_image, {"i2t/rank": full.per_image["i2t/rank"]}, {}
+        full.image_ids, full.caption_ids, full.caption_image, "0", {"i2t/rank": full.per_image["i2t/rank"]}, {}
     )
     with pytest.raises(InputError, match="ratings"):
         compare([full], [less])
     without_people = QueryResults(
-        full.image_ids, full.caption_ids, full.caption_image, full.per_image, full.per_caption
+        full.image_ids, full.caption_ids, full.caption_image, "0", full.per_image, full.per_caption
     )
     assert set(compare([without_people], [less])) == {"i2t/r1", "i2t/r5", "i2t/r10", "i2t/medr", "i2t/meanr"}
 
@@ -170,6 +172,8 @@ def test_other_galleries_are_refused_with_what_they_share():
         compare([here], [results(2, image_ids=other_ids)])
     with pytest.raises(InputError, match="captions: galleries of 130 and 130, of which 130 are in both, in another"):
         compare([here], [results(2, caption_ids=here.caption_ids[::-1].copy())])
+    with pytest.raises(InputError, match="the same ids and other texts"):
+        compare([here], [results(2, texts="1")])
 
 
 def test_other_ratings_are_refused():
@@ -180,6 +184,7 @@ def test_other_ratings_are_refused():
         other.image_ids,
         other.caption_ids,
         other.caption_image,
+        other.texts,
         other.per_image,
         other.per_caption,
         {"expert": changed},
