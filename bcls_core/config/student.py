@@ -54,13 +54,13 @@ class GivenImageFeatures(Section):
 def _tower_kind(value: Any) -> str:
     """Told apart by their keys, so that an error speaks of one kind of tower and not of both."""
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return "configured" if "config" in keys else "features" if "features" in keys else "pretrained"
+    return "configured" if "config" in keys else "given" if "features" in keys else "pretrained"
 
 
 ImageTowerSettings = Annotated[
     Annotated[PretrainedTower, Tag("pretrained")]
     | Annotated[ConfiguredImageTower, Tag("configured")]
-    | Annotated[GivenImageFeatures, Tag("features")],
+    | Annotated[GivenImageFeatures, Tag("given")],
     Discriminator(_tower_kind),
 ]
 TextTowerSettings = Annotated[

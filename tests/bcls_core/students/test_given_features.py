@@ -147,7 +147,6 @@ def test_a_wrong_image_side_is_refused(image: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the message says image.features.features and image.features.size")
 @pytest.mark.parametrize(("image", "key"), [("{features: 0}", "features"), ("{features: 3, size: 64}", "size")])
 def test_a_wrong_image_side_is_named_as_the_recipe_has_it(image: str, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"train\.student\.image\.{key}: "):
