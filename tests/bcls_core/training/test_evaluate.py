@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from bcls_core.data.rows import CorpusRows
 from bcls_core.data.truth import true_relevance
 from bcls_core.errors import InputError
 from bcls_core.metrics import (
+    CocoGroundTruth,
     caption_similarity,
     caption_to_caption,
+    coco_queries,
     coherence,
     human_relevance,
     image_to_image,
@@ -24,13 +28,17 @@ from bcls_core.metrics.query_results import QueryResults
 from bcls_core.similarity import LabelSetRelevance
 from bcls_core.store import Artifact
 from bcls_core.students import Student, load_student
+from bcls_core.training.batches import BatchSource
 from bcls_core.training.evaluate import EvaluateTraining, evaluate
+from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.history import MODEL
 from bcls_core.training.loop import train
 from bcls_core.training.references import References
+from bcls_core.training.validate import encode_split
 from bcls_core.workers import Workers
 
 SPLIT = "val"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +171,42 @@ def test_a_score_that_is_no_product_orders_as_it_says(
     assert not [name for name in found if name.startswith(("c2c", "i2i"))]
     with pytest.raises(InputError, match="images have no score with each other"):
         evaluate(Distance(student), ground.corpus, ground.labels, SPLIT, given)
+
+
+def test_benchmarks_of_coco_are_metrics_with_intervals(ground: Any, student: Student, tmp_path: Path) -> None:
+    rows = CorpusRows(ground.corpus, "train")
+    image_of = {
+        int(caption): 1000 + int(row) for caption, row in zip(rows.caption_ids, rows.caption_image, strict=True)
+    }
+    captions_of = {1000 + row: rows.caption_ids[rows.captions_of(row)].tolist() for row in range(rows.image_count)}
+    more = {image: [*own, captions_of[1000 + (image + 7) % 60][0]] for image, own in captions_of.items()}
+    back: dict[int, list[int]] = {}
+    for image, own in more.items():
+        for caption in own:
+            back.setdefault(caption, []).append(image)
+    some = {image: own for image, own in more.items() if image % 3 == 0}
+    for name, by_image, by_caption in (
+        ("original", captions_of, {caption: [image] for caption, image in image_of.items()}),
+        ("cxc", more, back),
+        ("eccv", some, {caption: images for caption, images in back.items() if len(images) > 1}),
+    ):
+        (tmp_path / f"{name}_image_to_caption.json").write_text(json.dumps(by_image))
+        (tmp_path / f"{name}_caption_to_image.json").write_text(json.dumps(by_caption))
+    np.save(tmp_path / "coco_test_ids.npy", rows.caption_ids)
+    truth = CocoGroundTruth.load(tmp_path)
+
+    results = evaluate(student, ground.corpus, ground.labels, "train", References(coco=truth))
+    encoded = encode_split(student, BatchSource(rows, student.preprocessor, {}, FrozenFeatures()), Workers(), CPU)
+    expected = coco_queries(*encoded, rows.caption_ids, rows.caption_image, ground_truth=truth).metrics()
+    found = results.metrics()
+    shared = {name: value for name, value in expected.items() if name in found}
+    assert {name for name in expected if name not in found} == {
+        f"eccv/{side}/{count}" for side in ("i2t", "t2i") for count in ("queries", "excluded")
+    }
+    assert {name: found[name] for name in shared} == pytest.approx(shared)
+    assert found["eccv/i2t/map_at_r_queries"] == expected["eccv/i2t/queries"] == 20
+    intervals = results.intervals()
+    for name in ("coco-5k/rsum", "coco-1k/t2i/r1", "cxc/i2t/r5", "eccv/t2i/map_at_r"):
+        assert intervals[name].low <= found[name] <= intervals[name].high
+    with pytest.raises(InputError, match="300 of the 300 captions of the COCO 5K test are not there"):
+        evaluate(student, ground.corpus, ground.labels, SPLIT, References(coco=truth))
