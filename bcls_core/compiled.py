@@ -14,7 +14,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-_ROWS = 64  # of a task at most: what is held per row besides the result, such as a sort order, is held for so many
+_ROWS = 64  # of a task by default: what a task holds per row, such as a sort order, is held for so many
 _SERIAL = 2**21  # steps, some 0.3 ns each, below which handing work to threads takes longer than the work
 
 
@@ -70,14 +70,15 @@ class _Forgiving:
         )
 
 
-def over_rows(task: Callable[[slice], None], rows: int, steps: int) -> None:
+def over_rows(task: Callable[[slice], None], rows: int, steps: int, most: int = _ROWS) -> None:
     """Call `task` with slices that cover `rows`, side by side where the work is worth it.
 
     Args:
         steps: comparisons of all rows, of the kind that wide registers do; sorting takes some 64 for each element.
+        most: rows of a task.
     """
     threads = torch.get_num_threads() if steps >= _SERIAL else 1
-    length = min(_ROWS, -(-rows // threads))
+    length = min(most, -(-rows // threads))
     parts = [slice(start, start + length) for start in range(0, rows, length)]
     if threads == 1:
         for part in parts:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcls_core.metrics.arrays import Matrix, require_rows
-from bcls_core.metrics.coco_galleries import Together, part_of, rows_of_coco
-from bcls_core.metrics.coco_ground_truth import FOLDS, CocoGroundTruth, GroundTruth, Relevance, ground_truth_of
+from bcls_core.metrics.coco_ground_truth import CocoGroundTruth, GroundTruth, Relevance, ground_truth_of
 from bcls_core.metrics.coco_rankings import Direction, Rankings, ordered
+from bcls_core.metrics.coco_rows import rows_of_coco
 from bcls_core.metrics.eccv import eccv_means, eccv_queries
-from bcls_core.metrics.ranks import Integers, best_of, best_ranks, positive_ranks, positives_of_captions
+from bcls_core.metrics.ranks import Asked, Integers, Positives, ranks_of
 from bcls_core.metrics.retrieval import CaptionImage, retrieval_of_ranks
-from bcls_core.metrics.strips import Products, Scores, Strips, strips_of
+from bcls_core.metrics.strips import Products, Scores, strips_of
 
 Floats = NDArray[np.float64]
 
@@ -135,56 +135,64 @@ def coco_queries_from_scores(
     strips = strips_of("scores", scores)
     rows = require_rows(caption_image, strips.images, strips.captions).numpy()
     image_row, caption_row = rows_of_coco(truth, strips.images, caption_ids, rows)
-    per_image, per_caption = _in_whole_gallery(strips, truth, image_row, caption_row)
-    per_image["coco-1k/rank"], per_caption["coco-1k/rank"] = _in_folds(strips, truth, image_row, caption_row)
+    images = _Side(image_row, strips.images, truth.image_fold)
+    captions = _Side(caption_row, strips.captions, truth.caption_fold)
+    i2t, t2i = (truth.coco.i2t, truth.cxc.i2t, truth.eccv.i2t), (truth.coco.t2i, truth.cxc.t2i, truth.eccv.t2i)
+    by_image, by_caption = ranks_of(strips, _asked(i2t, images, captions), _asked(t2i, captions, images))
     return CocoQueries(
-        {name: _spread(values, image_row, strips.images) for name, values in per_image.items()},
-        {name: _spread(values, caption_row, strips.captions) for name, values in per_caption.items()},
+        _contributions(truth.eccv.i2t, images, captions, by_image),
+        _contributions(truth.eccv.t2i, captions, images, by_caption),
         strips.captions - len(caption_row),
     )
 
 
-def _in_whole_gallery(
-    strips: Strips, truth: CocoGroundTruth, image_row: Integers, caption_row: Integers
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """What images and captions contribute to all but COCO 1K, in the order of the ground truth."""
-    kept = np.sort(caption_row)
-    column = np.searchsorted(kept, caption_row)
-    of_images, of_captions = zip(
-        *((truths.i2t, truths.t2i) for truths in (truth.coco, truth.cxc, truth.eccv)), strict=True
+class _Side:
+    """Where the images, or the captions, of the ground truth are among the given rows.
+
+    Attributes:
+        row: (n,) row of each.
+        length: number of rows.
+        whole: (length,) int32, 0 in the gallery, -1 for a row that is not in the ground truth; None if all are in it.
+        fold: (length,) int32, the COCO 1K gallery of each row; -1 as there.
+    """
+
+    def __init__(self, row: Integers, length: int, fold: Integers) -> None:
+        self.row, self.length = row, length
+        self.fold = np.full(length, -1, np.int32)
+        self.fold[row] = fold
+        self.whole = np.minimum(self.fold, 0)
+
+
+def _asked(relevances: Sequence[Relevance], queries: _Side, gallery: _Side) -> list[Asked]:
+    """Best of COCO 5K and CxC, all of ECCV Caption, best of COCO 1K: of one direction, in the given rows."""
+    coco, cxc, eccv = (
+        Positives.of(queries.row[each.positives.query], gallery.row[each.positives.entries], queries.length)
+        for each in relevances
     )
-    i2t, t2i = Together(of_images, image_row, column), Together(of_captions, column, image_row)
-    by_image, by_caption = positive_ranks(part_of(strips, np.arange(strips.images), kept), i2t.positives, t2i.positives)
-    return _contributions(of_images, i2t.apart(by_image)), _contributions(of_captions, t2i.apart(by_caption))
+    parts = (None, None) if (gallery.whole == 0).all() else (queries.whole, gallery.whole)
+    return [
+        Asked(coco, parts[0], parts[1], best=True),
+        Asked(cxc, parts[0], parts[1], best=True),
+        Asked(eccv, parts[0], parts[1]),
+        Asked(coco, queries.fold, gallery.fold, best=True),
+    ]
 
 
-def _contributions(relevances: Sequence[Relevance], ranks: Sequence[Integers]) -> dict[str, Floats]:
-    """Of COCO 5K, CxC and ECCV Caption, in this order."""
-    coco, cxc, _ = (best_of(relevance.positives, own) for relevance, own in zip(relevances, ranks, strict=True))
-    eccv = eccv_queries(relevances[2], ranks[2])
-    return {
-        "coco-5k/rank": np.where(coco < 0, np.nan, coco),
-        "cxc/rank": np.where(cxc < 0, np.nan, cxc),
-        **{f"eccv/{name}": values for name, values in eccv.items()},
+def _contributions(eccv: Relevance, queries: _Side, gallery: _Side, ranks: Sequence[Integers]) -> dict[str, Floats]:
+    """Of the queries in their rows, from the ranks that `_asked` asked for."""
+    coco, cxc, of_eccv, fold = ranks
+    result = {
+        name: np.where(best < 0, np.nan, best).astype(np.float64)
+        for name, best in (("coco-5k/rank", coco), ("cxc/rank", cxc), ("coco-1k/rank", fold))
     }
-
-
-def _in_folds(
-    strips: Strips, truth: CocoGroundTruth, image_row: Integers, caption_row: Integers
-) -> tuple[Floats, Floats]:
-    """Rank of each image's and each caption's best positive within its fold, in the order of the ground truth."""
-    by_image, by_caption = np.empty(len(image_row)), np.empty(len(caption_row))
-    for fold in range(FOLDS):
-        images = _ascending(np.flatnonzero(truth.image_fold == fold), image_row)
-        captions = _ascending(np.flatnonzero(truth.caption_fold == fold), caption_row)
-        part = part_of(strips, image_row[images], caption_row[captions])
-        own_image = np.searchsorted(image_row[images], image_row[truth.caption_image[captions]])
-        by_image[images], by_caption[captions] = best_ranks(part, *positives_of_captions(own_image, len(images)))
-    return by_image, by_caption
-
-
-def _ascending(places: Integers, rows: Integers) -> Integers:
-    return places[np.argsort(rows[places])]
+    # `_asked` sorted the pairs by rows; the relevance has them by places.
+    places = eccv.positives
+    pairs = np.lexsort((gallery.row[places.entries], queries.row[places.query]))
+    in_places = np.empty_like(of_eccv)
+    in_places[pairs] = of_eccv
+    for name, values in eccv_queries(eccv, in_places).items():
+        result[f"eccv/{name}"] = _spread(values, queries.row, queries.length)
+    return result
 
 
 def _spread(values: Floats, rows: Integers, length: int) -> Floats:

@@ -96,11 +96,11 @@ class Products:
             raise ShapeError(
                 f"caption_encodings: {caption_dimensions} dimensions, but image_encodings have {dimensions}."
             )
-        self.image_encodings = _encodings("image_encodings", image_encodings)
+        self.image_encodings = _encodings(image_encodings)
         same = caption_encodings is image_encodings
-        self.caption_encodings = self.image_encodings if same else _encodings("caption_encodings", caption_encodings)
-        self.image_norms = _norms(self.image_encodings)
-        self.caption_norms = self.image_norms if same else _norms(self.caption_encodings)
+        self.caption_encodings = self.image_encodings if same else _encodings(caption_encodings)
+        self.image_norms = _norms("image_encodings", self.image_encodings)
+        self.caption_norms = self.image_norms if same else _norms("caption_encodings", self.caption_encodings)
         longest = float(self.image_norms.max() * self.caption_norms.max())
         if not longest < float(np.finfo(np.float32).max) / 2:
             raise ShapeError(
@@ -134,24 +134,28 @@ def strips_of(name: str, values: Scores) -> Strips:
     return MatrixStrips(name, values)
 
 
-def _encodings(name: str, values: Matrix) -> NDArray[Any]:
+def _encodings(values: Matrix) -> NDArray[Any]:
     """As float32 if that loses nothing, else as float64."""
     tensor = rows_of(values, 0, values.shape[0]).cpu()
     narrow = tensor.dtype in (torch.float16, torch.bfloat16, torch.float32)
-    tensor = tensor.to(torch.float32 if narrow else torch.float64).contiguous()
-    require_no_nan(name, tensor)
-    infinite = torch.isinf(tensor)
-    if bool(infinite.any()):
-        row, column = (int(index) for index in infinite.nonzero()[0])
-        raise ShapeError(f"{name}: infinite at row {row}, column {column}. Its products are not defined.")
-    return tensor.numpy()
+    return tensor.to(torch.float32 if narrow else torch.float64).contiguous().numpy()
 
 
-def _norms(encodings: NDArray[Any]) -> NDArray[np.float64]:
+def _norms(name: str, encodings: NDArray[Any]) -> NDArray[np.float64]:
+    """(rows,) lengths. Raises ShapeError for NaN and infinity, naming row and dimension."""
     norms: NDArray[np.float64] = np.empty(len(encodings))
-    for start in range(0, len(encodings), 4096):
-        part = encodings[start : start + 4096].astype(np.float64)
-        norms[start : start + len(part)] = np.sqrt(np.einsum("nd,nd->n", part, part))
+    for start in range(0, len(encodings), 1024):
+        part = encodings[start : start + 1024].astype(np.float64)
+        with np.errstate(over="ignore"):
+            norms[start : start + len(part)] = np.sqrt(np.einsum("nd,nd->n", part, part))
+    suspect = np.flatnonzero(~np.isfinite(norms))
+    if len(suspect):
+        first = int(suspect[0])
+        row = torch.from_numpy(encodings[first : first + 1])
+        require_no_nan(name, row, first)
+        infinite = torch.isinf(row)[0].nonzero()
+        if len(infinite):
+            raise ShapeError(f"{name}: infinite at row {first}, column {int(infinite[0])}. It has no products.")
     return norms
 
 

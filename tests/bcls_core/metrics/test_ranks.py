@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bcls_core.errors import ShapeError
 from bcls_core.metrics import ranks as ranks_module
-from bcls_core.metrics.ranks import Positives, best_ranks, positive_ranks, positives_of_captions
+from bcls_core.metrics.ranks import Asked, Positives, best_ranks, positive_ranks, positives_of_captions, ranks_of
 from bcls_core.metrics.strips import Products
 
 
@@ -164,3 +164,35 @@ def test_torch_settings_of_precision_do_not_reach_ranks(precision):
         torch.set_float32_matmul_precision(before)
     scores = encodings.astype(np.float64) @ encodings[::-1].astype(np.float64).T
     assert found[0].tolist() == places(scores.astype(np.float32), i2t)
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 10**6), products=st.booleans(), best=st.booleans())
+def test_parts_of_a_gallery_are_galleries_of_their_own(seed, products, best):
+    generator = np.random.default_rng(seed)
+    images, captions, parts = (int(generator.integers(1, high)) for high in (15, 40, 4))
+    pool = generator.integers(-2, 3, (6, 3)).astype(np.float32)
+    encodings = pool[generator.integers(0, 6, images)], pool[generator.integers(0, 6, captions)]
+    scores = encodings[0] @ encodings[1].T
+    image_part, caption_part = (generator.integers(-1, parts, n).astype(np.int32) for n in (images, captions))
+    query, entry = np.nonzero((image_part[:, None] == caption_part) & (generator.random(scores.shape) < 0.4))
+    own = Positives.of(query, entry, images), Positives.of(entry, query, captions)
+    asked = Asked(own[0], image_part, caption_part, best), Asked(own[1], caption_part, image_part, best)
+    given_ = Products(*encodings) if products else scores
+    # Asked together with the whole gallery, which must not disturb them.
+    (by_image, _), (_, by_caption) = ranks_of(given_, [asked[0], Asked(own[0])], [Asked(own[1]), asked[1]])
+    for ranks, positives, matrix, query_part, entry_part in (
+        (by_image, own[0], scores, image_part, caption_part),
+        (by_caption, own[1], scores.T, caption_part, image_part),
+    ):
+        expected = []
+        for q, e in zip(positives.query, positives.entries, strict=True):
+            inside = np.flatnonzero(entry_part == query_part[q])
+            order = sorted(inside, key=lambda g, q=q, matrix=matrix: (-matrix[q, g], g))
+            expected.append(order.index(e))
+        if best:
+            expected = [
+                min((rank for rank, p in zip(expected, positives.query, strict=True) if p == q), default=-1)
+                for q in range(positives.queries)
+            ]
+        assert ranks.tolist() == expected

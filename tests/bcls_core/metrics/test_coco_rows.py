@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from bcls_core.errors import InputError, ShapeError
-from bcls_core.metrics.coco_galleries import Together, part_of, rows_of_coco
 from bcls_core.metrics.coco_ground_truth import CocoGroundTruth
-from bcls_core.metrics.strips import MatrixStrips, Products
+from bcls_core.metrics.coco_rows import rows_of_coco
 
 
 @pytest.fixture
@@ -100,43 +98,3 @@ def test_ids_of_another_shape(small, truth, change):
     images, _, ids, rows = small.rows(np.random.default_rng(3))
     with pytest.raises(ShapeError, match=r"caption_ids: .* COCO caption ids"):
         rows_of_coco(truth, len(images), change(ids), rows)
-
-
-def test_ranks_come_apart_as_they_were_put_together(small, truth):
-    generator = np.random.default_rng(4)
-    image_row, caption_row = generator.permutation(len(truth.images)), generator.permutation(len(truth.captions))
-    relevances = [truth.coco.i2t, truth.cxc.i2t, truth.eccv.i2t]
-    together = Together(relevances, image_row, caption_row)
-    gallery = len(caption_row)
-    marks = together.positives.query * gallery + together.positives.entries  # what names a pair
-    assert len(set(marks.tolist())) == len(marks)
-    for relevance, part in zip(relevances, together.apart(marks), strict=True):
-        positives = relevance.positives
-        assert part.tolist() == (image_row[positives.query] * gallery + caption_row[positives.entries]).tolist()
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("products", [False, True])
-def test_a_part_is_rows_and_columns_of_the_whole(seed, products):
-    generator = np.random.default_rng(seed)
-    left, right = generator.integers(-3, 4, (9, 4)), generator.integers(-3, 4, (14, 4))
-    matrix = (left @ right.T).astype(np.float32)
-    whole = (
-        Products(torch.tensor(left).float(), right.astype(np.float32)) if products else MatrixStrips("scores", matrix)
-    )
-    images = np.flatnonzero(generator.random(9) < (seed + 2) / 10)
-    captions = np.flatnonzero(generator.random(14) < (seed + 2) / 10)
-    images, captions = (images if len(images) else np.arange(2)), (captions if len(captions) else np.arange(3))
-    part, expected = part_of(whole, images, captions), matrix[np.ix_(images, captions)]
-    assert (part.images, part.captions) == expected.shape
-    for start in range(len(images)):
-        for stop in range(start + 1, len(images) + 1):
-            assert np.array_equal(part.image_rows(start, stop), expected[start:stop])
-    for start in range(len(captions)):
-        for stop in range(start + 1, len(captions) + 1):
-            assert np.array_equal(part.caption_rows(start, stop), expected.T[start:stop])
-
-
-def test_the_whole_is_its_own_part():
-    whole = MatrixStrips("scores", np.zeros((3, 4)))
-    assert part_of(whole, np.arange(3), np.arange(4)) is whole

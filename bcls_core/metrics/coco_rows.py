@@ -1,17 +1,15 @@
-"""Which rows of a model's scores are which images and captions of the COCO 5K test, and the galleries within them."""
+"""Which rows of a model's scores are which images and captions of the COCO 5K test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bcls_core.errors import InputError, ShapeError
-from bcls_core.metrics.coco_ground_truth import CocoGroundTruth, Relevance
-from bcls_core.metrics.ranks import Integers, Positives
-from bcls_core.metrics.strips import Products, Strip, Strips
+from bcls_core.metrics.coco_ground_truth import CocoGroundTruth
+from bcls_core.metrics.ranks import Integers
 
 
 def rows_of_coco(
@@ -71,58 +69,3 @@ def rows_of_coco(
             f"row {image_row[row_image[again[0]]]}. Give each image once."
         )
     return image_row, caption_row
-
-
-class Together:
-    """The positives of several ground truths, to be ranked at once.
-
-    Attributes:
-        positives: of all of them, each pair once.
-    """
-
-    def __init__(self, relevances: Sequence[Relevance], query_row: Integers, entry_row: Integers) -> None:
-        """
-        Args:
-            relevances: of one direction.
-            query_row, entry_row: the row of each query and of each gallery entry of the ground truth.
-        """
-        pairs = [
-            (query_row[relevance.positives.query], entry_row[relevance.positives.entries]) for relevance in relevances
-        ]
-        query, entry = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        self.positives = Positives.of(query, entry, len(query_row))
-        gallery = len(entry_row)
-        keys = self.positives.query * gallery + self.positives.entries
-        self._places = [np.searchsorted(keys, query * gallery + entry) for query, entry in pairs]
-
-    def apart(self, ranks: Integers) -> list[Integers]:
-        """(pairs,) ranks of each ground truth's positives, in its own order, from those of `positives`."""
-        return [ranks[places] for places in self._places]
-
-
-def part_of(strips: Strips, images: Integers, captions: Integers) -> Strips:
-    """The scores of some images and captions, given as ascending rows; inner products stay inner products."""
-    if len(images) == strips.images and len(captions) == strips.captions:
-        return strips
-    if isinstance(strips, Products):
-        return Products(strips.image_encodings[images], strips.caption_encodings[captions])
-    return _Part(strips, images, captions)
-
-
-class _Part:
-    """Strips of some rows and columns, read run by run."""
-
-    def __init__(self, strips: Strips, image_rows: Integers, caption_rows: Integers) -> None:
-        self._strips, self._rows, self._columns = strips, image_rows, caption_rows
-        self.images, self.captions = len(image_rows), len(caption_rows)
-
-    def image_rows(self, start: int, stop: int) -> Strip:
-        return _read(self._strips.image_rows, self._rows[start:stop], self._columns)
-
-    def caption_rows(self, start: int, stop: int) -> Strip:
-        return _read(self._strips.caption_rows, self._columns[start:stop], self._rows)
-
-
-def _read(read: Callable[[int, int], Strip], rows: Integers, columns: Integers) -> Strip:
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    return np.concatenate([read(int(run[0]), int(run[-1]) + 1)[:, columns] for run in runs])
