@@ -10,6 +10,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from bcls_core.config.objective import ObjectiveTerm
+from flows.result import with_interval
 from tests.benchmarks import record
 
 REPOSITORY = Path(__file__).parents[1]
@@ -26,7 +27,27 @@ def test_figures_come_from_the_committed_results(recipe: str) -> None:
     assert minutes == f"{result['seconds'] / 60:.1f}"
     assert chance == f"{metrics['chance/t2i/r10']:.1f}"
     names = ("t2i/r1", "t2i/r10", "i2t/r1", "i2t/r10", "rsum")
-    assert recalls == [f"{metrics[name]:.1f}" for name in names]
+    assert recalls == [with_interval(metrics[name], result["intervals"][name], 1) for name in names]
+
+
+def test_what_people_say_of_graded_supervision_is_that_of_the_committed_results() -> None:
+    found = record.read("supervision")
+    for name, title, digits in (
+        ("human/expert/spearman", "Spearman with experts", 3),
+        ("human/crowd/spearman", "Spearman with a crowd", 3),
+        ("sts/cxc_sts_val/spearman", "Spearman with ratings of caption pairs", 3),
+        ("label/cider/t2i/kendall", "tau-b with CIDEr labels, not trained on, t2i", 3),
+        ("rsum", "rsum", 1),
+        ("t2i/r1", "t2i R@1", 1),
+    ):
+        ours, theirs = (found["groups"][group][name] for group in ("triplet", "triplet and Kendall"))
+        difference = found["differences"][name]
+        cells = [
+            with_interval(ours["estimate"], (ours["low"], ours["high"]), digits),
+            with_interval(theirs["estimate"], (theirs["low"], theirs["high"]), digits),
+            with_interval(difference["difference"], (difference["low"], difference["high"]), digits),
+        ]
+        assert f"| {title} | {' | '.join(cells)} |" in README
 
 
 def test_recipes_reach_what_they_promise() -> None:

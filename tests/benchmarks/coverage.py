@@ -30,6 +30,7 @@ from tests.benchmarks import record
 
 Floats = NDArray[np.float64]
 IMAGE, QUERY, MODEL_IMAGE, SEED_QUERY = 0.35, 0.25, 0.1, 0.3
+RARE = (0.02, 0.98)
 SIMULATIONS, TOGETHER, RESAMPLES = 1000, 100, 1000
 
 
@@ -47,7 +48,7 @@ class Case:
 def cases() -> list[Case]:
     rates = (0.1, 0.5, 0.9, None)
     single = [Case(m, 1, n, rate, 0.3) for m, n, rate in product((1, 2), (100, 500), rates)]
-    rare = [Case(m, 1, n, rate, 0.3) for m, n, rate in product((1, 2), (50, 100, 200), (0.02, 0.98))]
+    rare = [Case(m, 1, n, rate, 0.3) for m, n, rate in product((1, 2), (50, 100, 200), RARE)]
     several = [
         Case(m, s, n, rate, ratio)
         for m, s, n, rate, ratio in product((1, 2), (3, 5), (100, 500), rates, (0.0, 1.0, 3.0))
@@ -132,6 +133,26 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [head, ["--:"] * len(head)]
     lines += [["" if row.get(name) is None else str(row[name]) for name in head] for row in rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Markdown of the lowest and highest case for each number of seeds, rare rates apart."""
+    lines = [
+        "| intervals of | seeds | our intervals | seeds drawn from themselves | captions drawn |",
+        "|---|---|---|---|---|",
+    ]
+    for what, seeds, rare in product(("one model", "difference"), (1, 3, 5), (False, True)):
+        held = [row for row in rows if (row["what"], row["seeds"], row["rate"] in RARE) == (what, seeds, rare)]
+        if held:
+            named = f"{what}, rates of 2 and 98 %" if rare else what
+            cells = [_range_of(held, name) for name in ("project", "nested", "captions")]
+            lines.append("| " + " | ".join([named, str(seeds), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _range_of(rows: list[dict[str, Any]], name: str) -> str:
+    found = [row[name] for row in rows if row.get(name) is not None]
+    return f"{min(found)} to {max(found)} %" if found else ""
 
 
 def main() -> None:

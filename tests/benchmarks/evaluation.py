@@ -214,6 +214,29 @@ def memory_in_a_process(coco: Gallery) -> dict[str, float]:
     return found
 
 
+def table(found: dict[str, Any]) -> str:
+    """Markdown of times and memory."""
+    benchmarks, agreement = found["benchmarks"], found["agreement"]
+    seconds, times = benchmarks["seconds"], benchmarks["times faster"]
+    scipy = "scipy, correlations alone, extrapolated"
+    rows = [
+        ("COCO 1K and 5K, CxC, ECCV Caption, from encodings", seconds["ours"], ""),
+        ("the same by `eccv_caption`, rankings made first", seconds["eccv_caption"], times["eccv_caption"]),
+        (
+            "`eccv_caption` alone, rankings ready",
+            seconds["eccv_caption, rankings ready"],
+            times["eccv_caption, rankings ready"],
+        ),
+        ("the same by sorting everything, numpy", seconds["brute force"], times["brute force"]),
+        ("tau-b, rho, CS@K and NCS@K of all 30,000 queries", agreement["seconds"]["ours"], ""),
+        ("tau-b and rho by scipy, from a sample", agreement["seconds"][scipy], agreement["times faster"][scipy]),
+        (f"intervals of {found['intervals']['metrics']} metrics, 2,000 draws", found["intervals"]["seconds"], ""),
+    ]
+    lines = ["| what | seconds | ours is faster by |", "|---|--:|--:|"]
+    lines += [f"| {what} | {taken:.3g} | {f'{faster:.3g}x' if faster else ''} |" for what, taken, faster in rows]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory", type=Path, metavar="FOLDER", help="in this process, for the benchmark itself")

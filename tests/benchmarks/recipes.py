@@ -35,6 +35,10 @@ def main(recipes: list[str]) -> None:
             "best_epoch": result["training"]["best_epoch"],
             "training_digest": result["training"]["content_digest"],
             "metrics": {name: round(value, 4) for name, value in sorted(result["evaluation"]["metrics"].items())},
+            "intervals": {
+                name: [round(bound, 4) for bound in bounds]
+                for name, bounds in sorted(result["evaluation"]["intervals"].items())
+            },
         }
         record.write(recipe, f"bcls run -c {recipe}", figures)
 
