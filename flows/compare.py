@@ -10,7 +10,7 @@ from typing import Any
 
 from bcls_core.config import EvaluateSettings
 from bcls_core.errors import InputError
-from bcls_core.metrics.query_results import QueryResults, compare, recipe_intervals
+from bcls_core.metrics.query_results import QueryResults, compare, incomparable, recipe_intervals
 from bcls_core.metrics.significance import Difference, Interval
 from bcls_core.store import Artifact
 from bcls_core.training.references import References
@@ -75,6 +75,7 @@ def run(context: Context, runs: Sequence[str], settings: EvaluateSettings) -> Re
     estimates = [recipe_intervals(seeds) for seeds in queries]
     differences = [compare(queries[0], seeds) for seeds in queries[1:]]
     changed = _changed(groups)
+    not_compared = incomparable([seed for seeds in queries for seed in seeds])
     facts = {
         "split": settings.split,
         "confidence": 0.95,
@@ -93,6 +94,7 @@ def run(context: Context, runs: Sequence[str], settings: EvaluateSettings) -> Re
             for group, part in zip(groups[1:], differences, strict=True)
         ],
         "settings": changed,
+        "not_compared": not_compared,
     }
     title = f"{settings.split} split, {_gallery(queries[0][0])}; baseline {groups[0].title}"
     grids = [_settings_grid(groups, changed)]
@@ -100,7 +102,7 @@ def run(context: Context, runs: Sequence[str], settings: EvaluateSettings) -> Re
         _differences_grid(groups[0], group, estimates[0], intervals, part)
         for group, intervals, part in zip(groups[1:], estimates[1:], differences, strict=True)
     ]
-    return Result(title, facts, grids, frozenset(facts), hints=_notes(groups))
+    return Result(title, facts, grids, frozenset(facts), hints=_notes(groups, not_compared))
 
 
 def _groups(context: Context, runs: Sequence[str]) -> list[Group]:
@@ -193,10 +195,12 @@ def _is_percent(name: str) -> bool:
     return figure in ("rsum", "medr", "meanr", "r1", "r5", "r10", "r_precision", "map_at_r")
 
 
-def _notes(groups: Sequence[Group]) -> list[str]:
+def _notes(groups: Sequence[Group], not_compared: Sequence[str]) -> list[str]:
     notes = [
         "* the 95 % interval of the difference leaves out 0; p is two-sided and not corrected for the number of metrics"
     ]
+    if not_compared:
+        notes.append(f"not compared, since labels differ: agreement with {', '.join(not_compared)}")
     single = [group.name for group in groups if len(group.trainings) == 1]
     if single:
         notes.append(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bcls_core.config import EvaluateSettings
+from bcls_core.errors import InputError
 from bcls_core.metrics.query_results import QueryResults
 from bcls_core.store import Artifact
 from bcls_core.training.references import References
@@ -55,12 +56,19 @@ def evaluate(
     Args:
         experiment: MLflow's; that of the recipe which made the training if None.
         references: what the settings name, where it was read already.
+
+    Raises:
+        LockHeldError: another process is computing the same metrics.
     """
     references = references or References.read(settings)
     lineage.require_split(context.store.resolve("corpus", training.manifest.parents["corpus"]), settings.split)
     version = version_of(determinants.of_evaluation(training, settings.split, references.digests))
-    job = context.tracker.job("evaluate", version, experiment=experiment or str(training.manifest.statistics["recipe"]))
-    with job:
+    experiment = experiment or str(training.manifest.statistics["recipe"])
+    finished = context.tracker.find("evaluate", version, experiment=experiment)
+    if finished is not None and finished.is_finished:
+        return Evaluated(training, settings.split, *_read(finished, settings.split), finished, was_there=True)
+    lease = context.store.lease("training", f"{training.version}-evaluation-{version}")
+    with lease, context.tracker.job("evaluate", version, experiment=experiment) as job:
         if job.is_finished:
             metrics, intervals = _read(job, settings.split)
         else:
@@ -74,13 +82,13 @@ def evaluate(
 
 
 def query_results(context: Context, evaluated: Evaluated, references: References) -> QueryResults:
-    """What each query earned, from the files that the evaluation left with its run; made again if they were deleted."""
-    files = evaluated.job.read_files(_QUERIES)
-    if not files:
-        found = _compute(context, evaluated.training, evaluated.split, references)
-        files = _files(found)
+    """What each query earned, from the files that the evaluation left with its run; made again if they are damaged."""
+    try:
+        return QueryResults.from_files(evaluated.job.read_files(_QUERIES))
+    except InputError:
+        files = _files(_compute(context, evaluated.training, evaluated.split, references))
         evaluated.job.log_files(files, _QUERIES)
-    return QueryResults.from_files(files)
+        return QueryResults.from_files(files)
 
 
 def _compute(context: Context, training: Artifact, split: str, references: References) -> dict[str, Any]:
@@ -156,8 +164,12 @@ def report(evaluated: Evaluated) -> Result:
         if rows:
             grids.append(Grid((title_of, *(heading for _, heading in figures)), rows))
     gallery = f"{int(metrics['images'])} images, {int(metrics['captions'])} captions; rsum {cell('rsum', 1)}"
-    note = "[low, high]: 95 % intervals, from resampling images with all their captions; this training only"
-    return Result(f"{title}: {gallery}", facts, grids, frozenset(facts), hints=[note])
+    notes = ["[low, high]: 95 % intervals, from resampling images with all their captions; this training only"]
+    for prefix, name in _present(metrics, ("human/",)):
+        if missing := int(metrics[f"{prefix}/missing"]):
+            everything = missing + int(metrics[f"{prefix}/pairs"] + metrics[f"{prefix}/excluded"])
+            notes.append(f"{name}: {missing} of {everything} ratings are of images or captions that are not in {split}")
+    return Result(f"{title}: {gallery}", facts, grids, frozenset(facts), hints=notes)
 
 
 _UNIMODAL = (("caption to caption", "c2c"), ("image to image", "i2i"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bcls_core.config import (
@@ -46,10 +46,17 @@ def check_references(settings: EvaluateSettings) -> None:
     }
     for key, paths in named.items():
         for path in paths:
-            if not path.is_file():
+            if not _is(Path.is_file, path):
                 raise ConfigError(f"evaluate.{key}: {path} is no file. Give the path as this machine sees it.")
-    if settings.coco is not None and settings.coco != "package" and not Path(settings.coco).is_dir():
+    if settings.coco is not None and settings.coco != "package" and not _is(Path.is_dir, Path(settings.coco)):
         raise ConfigError(f"evaluate.coco: {settings.coco} is no folder. Give one with the ground truth, or `package`.")
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return kind(path)
+    except OSError:  # a name too long for any file
+        return False
 
 
 def check_models(recipe: Recipe, *, label: bool, train: bool) -> None:

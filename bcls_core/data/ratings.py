@@ -36,6 +36,7 @@ _FORMATS = (
     "FILE#n, fraction of yes, number of yes and number of no; or a CSV or TSV whose header names image_id, caption_id "
     "and rating"
 )
+_LONGEST_NAME = 64  # it is part of names of metrics and of files
 _ROUNDED = 0.0051  # a fraction may be printed with two decimals: 1 of 8 as 0.12
 _KEY = re.compile(r"(?:(.+)#)?([0-9]{1,19})", re.DOTALL)
 
@@ -205,7 +206,7 @@ _Rated = tuple[int, str, str, float]  # line, image id, caption key, rating
 
 def _table(text: str, path: Path, delimiter: str) -> list[_Rated]:
     return [
-        (line, image_id, key, number_of(rating, f"{path}: line {line}"))
+        (line, image_id.strip(), key.strip(), number_of(rating, f"{path}: line {line}"))
         for line, (image_id, key, rating) in columns_of(text, path, delimiter, (_TABLE,))
     ]
 
@@ -281,4 +282,4 @@ def _nothing_resolves(ratings: Ratings, image_ids: Sequence[str], caption_ids: N
 
 def _name_of(path: Path) -> str:
     stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", stem).strip(".") or "ratings"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", stem).strip(".")[:_LONGEST_NAME] or "ratings"

@@ -98,7 +98,7 @@ def columns_of(text: str, path: Path, delimiter: str, choices: Sequence[tuple[st
 def number_of(field: str, place: str) -> float:
     """A finite number; `place` says where it stands. Raises InputError for anything else."""
     try:
-        value = float(field)
+        value = float(field) if "_" not in field else math.nan
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

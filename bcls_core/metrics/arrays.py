@@ -13,18 +13,26 @@ from bcls_core.errors import ShapeError
 
 Matrix = Tensor | NDArray[Any]
 
+_REAL = "?bBhHiIlLqQefd"  # numpy's characters of what torch knows, but for bfloat16
+
 
 def require_matrix(name: str, values: Matrix) -> tuple[int, int]:
     """The shape of a matrix. Raises ShapeError unless it has two dimensions, and at least one row and one column."""
     if len(values.shape) != 2 or 0 in values.shape:
         raise ShapeError(f"{name}: shape {tuple(values.shape)}, expected a matrix of at least one row and one column.")
+    real = not values.is_complex() if isinstance(values, Tensor) else values.dtype.char in _REAL
+    if not real:
+        raise ShapeError(f"{name}: {values.dtype} values, expected real numbers of at most 64 bits.")
     return int(values.shape[0]), int(values.shape[1])
 
 
 def rows_of(values: Matrix, start: int, stop: int) -> Tensor:
     """Some rows as a tensor; a memory-mapped matrix is read no further than these."""
     part = values[start:stop]
-    return part.detach() if isinstance(part, Tensor) else torch.tensor(np.ascontiguousarray(part))
+    if isinstance(part, Tensor):
+        return part.detach()
+    # A copy, for torch takes neither negative strides nor the other order of bytes.
+    return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("="), order="C"))
 
 
 def as_numpy(values: Matrix) -> NDArray[Any]:

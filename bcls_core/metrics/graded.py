@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from bcls_core.compiled import over_rows
 from bcls_core.errors import ConfigError, ShapeError
 from bcls_core.metrics.ranks import Positives
-from bcls_core.metrics.strips import Scores, strips_of
+from bcls_core.metrics.strips import Scores, comparable, strips_of
 
 Values = NDArray[np.float64]
 
 _STRIP_VALUES = 2**22
+_WHOLE = 2**53
 _SORTING = 256  # steps, of the kind that `over_rows` counts, that an entry's sorts and counts take
 
 
@@ -64,8 +65,9 @@ def graded_queries(
     s, r = strips_of("scores", scores), strips_of("labels", labels)
     if (s.images, s.captions) != (r.images, r.captions):
         raise ShapeError(f"labels: shape {(r.images, r.captions)}, but scores have {(s.images, s.captions)}.")
-    if any(k < 1 for k in ks):
-        raise ConfigError(f"ks: {min(ks)}, each must be at least 1.")
+    for k in ks:
+        if not isinstance(k, int) or not 1 <= k <= _WHOLE:
+            raise ConfigError(f"ks: {k!r}, each must be a whole number and at least 1.")
     nobody = Positives.of([], [], s.images), Positives.of([], [], s.captions)
     own_captions, own_images = nobody if own is None else own
     return (
@@ -103,7 +105,8 @@ def _direction(
     length = block or max(1, _STRIP_VALUES // gallery)
     for start in range(0, queries, length):
         stop = min(start + length, queries)
-        s, r = _floating(read_scores(start, stop)), _floating(read_labels(start, stop))
+        s = _floating("scores", comparable("scores", read_scores(start, stop), start))
+        r = _floating("labels", comparable("labels", read_labels(start, stop), start))
         found = [values[start:stop] for values in (kendall, spearman, coherence, gain)]
 
         def count(part: slice) -> None:
@@ -120,10 +123,12 @@ def _direction(
     )
 
 
-def _floating(strip: NDArray[Any]) -> NDArray[Any]:
+def _floating(name: str, strip: NDArray[Any]) -> NDArray[Any]:
     if strip.dtype in (np.float32, np.float64):
-        return np.ascontiguousarray(strip)
-    return strip.astype(np.float32 if strip.dtype == np.float16 else np.float64)
+        return strip
+    if strip.dtype.itemsize == 8 and (strip.max() > _WHOLE or strip.min() < -_WHOLE):
+        raise ShapeError(f"{name}: whole numbers beyond 2^53, which float64 does not tell apart. Give their ranks.")
+    return strip.astype(np.float64)
 
 
 def mean_of_defined(values: Values) -> tuple[float, float]:

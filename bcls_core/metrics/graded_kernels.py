@@ -181,7 +181,7 @@ def _sort(values: Integers, spare: Integers) -> int:
 def _relative_gain(r: Floats, score_order: Integers, label_order: Integers, owned: NDArray[np.bool_], k: int) -> float:
     """Labels' sum of the k best by score over that of the k best by label; NaN where the latter is not positive."""
     reached, ideal = _sum_of_first(r, score_order, owned, k), _sum_of_first(r, label_order, owned, k)
-    return reached / ideal if ideal > 0 else np.nan
+    return min(reached / ideal, 1.0) if ideal > 0 else np.nan
 
 
 @compiled

@@ -27,12 +27,14 @@ class RatedPairs:
         ratings: (pairs,) float64, people's.
         image: (pairs,) id of each pair's image, a whole number or a text; the pairs of one image are not independent.
         excluded: number of pairs left out because the caption was written for the image.
+        missing: number of ratings of images or captions that are not in the gallery.
     """
 
     scores: NDArray[np.float64]
     ratings: NDArray[np.float64]
     image: NDArray[Any]
     excluded: int
+    missing: int = 0
 
 
 def human_relevance(

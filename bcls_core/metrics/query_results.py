@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ Rows = NDArray[np.int64]
 
 RESAMPLES = 2000
 _RANK = "rank"
-_EXCLUDED, _TEXTS = b"excluded", b"texts"
+_EXCLUDED, _MISSING, _TEXTS, _FILES, _RELEVANCES = b"excluded", b"missing", b"texts", b"files", b"relevances"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class QueryResults:
         caption_ids: (captions,) int64, by row.
         caption_image: (captions,) int64, the row of each caption's image.
         texts: sha256 of the captions in this order, hex: ids alone do not tell corpora apart.
+        relevances: digest of what each agreement is measured against, by the prefix of its columns (`label/MEASURE`).
         per_image: columns (images,) of what images ask.
         per_caption: columns (captions,) of what captions ask.
         rated: per set of image-caption ratings the rated pairs; their `image` is a row.
@@ -49,6 +51,7 @@ class QueryResults:
     caption_ids: Rows
     caption_image: Rows
     texts: str
+    relevances: Mapping[str, str]
     per_image: Mapping[str, Values]
     per_caption: Mapping[str, Values]
     rated: Mapping[str, RatedPairs] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class QueryResults:
 
     def metrics(self) -> dict[str, float]:
         """All metrics by name, and how many queries or pairs each is made of; what is not defined is left out."""
-        result = {name: part.estimate for family in self._families() for name, part in family[1].items()}
+        result = {name: part.estimate for _, family in self._families().values() for name, part in family.items()}
         for columns in (self.per_image, self.per_caption):
             for name, values in columns.items():
                 asked = int((~np.isnan(values)).sum())
@@ -66,7 +69,8 @@ class QueryResults:
                 else:
                     result[f"{name}_queries"] = asked
         for name, pairs in self.rated.items():
-            counts = {"pairs": len(pairs.scores), "excluded": pairs.excluded, "images": len(np.unique(pairs.image))}
+            counts = {"pairs": len(pairs.scores), "excluded": pairs.excluded, "missing": pairs.missing}
+            counts["images"] = len(np.unique(pairs.image))
             result |= {f"human/{name}/{key}": count for key, count in counts.items()}
         result |= {f"sts/{name}/pairs": len(pairs.scores) for name, pairs in self.alike.items()}
         return {name: float(value) for name, value in result.items() if not np.isnan(value)}
@@ -75,12 +79,14 @@ class QueryResults:
         """Of each metric; images are drawn with all their queries. None where all queries belong to one image."""
         return recipe_intervals([self], confidence=confidence)
 
-    def _families(self) -> Iterator[tuple[int, dict[str, Statistic]]]:
+    def _families(self) -> dict[str, tuple[int, dict[str, Statistic]]]:
         """What is drawn from how many units: everything from images, pairs of captions each from its own."""
-        yield len(self.image_ids), dict(self._of_images())
+        families = {"images": (len(self.image_ids), dict(self._of_images()))}
         for name, pairs in self.alike.items():
             own = np.arange(len(pairs.scores))
-            yield len(own), {f"sts/{name}/spearman": Spearman(pairs.scores, pairs.ratings, own)}
+            figure: Statistic = Spearman(_order(pairs.scores), pairs.ratings, own)
+            families[f"sts/{name}"] = len(own), {f"sts/{name}/spearman": figure}
+        return families
 
     def _of_images(self) -> Iterator[tuple[str, Statistic]]:
         recalls: dict[str, list[Statistic]] = {}
@@ -106,7 +112,7 @@ class QueryResults:
         for name, pairs in self.rated.items():
             if not len(pairs.scores):
                 continue
-            yield f"human/{name}/spearman", Spearman(pairs.scores, pairs.ratings, pairs.image)
+            yield f"human/{name}/spearman", Spearman(_order(pairs.scores), pairs.ratings, pairs.image)
             images, correlations = per_image_correlations(pairs)
             if not np.isnan(correlations).all():
                 yield f"human/{name}/per_image_spearman", Mean(correlations, images)
@@ -122,8 +128,14 @@ class QueryResults:
         for kind, sets in (("rated", self.rated), ("alike", self.alike)):
             for name, pairs in sets.items():
                 columns = {"score": pairs.scores, "rating": pairs.ratings, "image_row": pairs.image}
-                metadata = {_EXCLUDED: str(pairs.excluded).encode()}
+                metadata = {_EXCLUDED: str(pairs.excluded).encode(), _MISSING: str(pairs.missing).encode()}
                 tables[f"{kind}-{name}"] = _table(columns).replace_schema_metadata(metadata)
+        # Whoever reads them knows by this whether one was lost.
+        contents = {
+            _FILES: json.dumps(sorted(tables)).encode(),
+            _RELEVANCES: json.dumps(dict(self.relevances)).encode(),
+        }
+        tables["images"] = tables["images"].replace_schema_metadata(contents)
         return {f"{name}.parquet": _packed(table) for name, table in tables.items()}
 
     @classmethod
@@ -133,17 +145,21 @@ class QueryResults:
             tables = {
                 name.removesuffix(".parquet"): pq.read_table(pa.BufferReader(data)) for name, data in files.items()
             }
+            if sorted(tables) != json.loads(tables["images"].schema.metadata[_FILES]):
+                raise ValueError("a file is missing, or there is one too many")
             images, captions = tables.pop("images"), tables.pop("captions")
             pairs: dict[str, dict[str, RatedPairs]] = {"rated": {}, "alike": {}}
             for name, table in tables.items():
                 kind, _, of = name.partition("-")
                 score, rating, row = (table[column].to_numpy() for column in ("score", "rating", "image_row"))
-                pairs[kind][of] = RatedPairs(score, rating, row, int(table.schema.metadata[_EXCLUDED]))
+                counts = (int(table.schema.metadata[key]) for key in (_EXCLUDED, _MISSING))
+                pairs[kind][of] = RatedPairs(score, rating, row, *counts)
             return cls(
                 images["image_id"].to_pylist(),
                 captions["caption_id"].to_numpy(),
                 captions["image_row"].to_numpy(),
                 captions.schema.metadata[_TEXTS].decode(),
+                json.loads(images.schema.metadata[_RELEVANCES]),
                 {name: images[name].to_numpy() for name in images.column_names[1:]},
                 {name: captions[name].to_numpy() for name in captions.column_names[2:]},
                 **pairs,
@@ -189,10 +205,13 @@ def _common(
     everyone = [results for group in groups for results in group]
     for other in everyone[1:]:
         require_same_gallery(everyone[0], other)
-    families = [[list(results._families()) for results in group] for group in groups]
-    for place, (units, names) in enumerate(families[0][0]):
+    families = [[results._families() for results in group] for group in groups]
+    other_relevances = tuple(f"{prefix}/" for prefix in incomparable(everyone))
+    for family, (units, names) in families[0][0].items():
         found = {
-            name: [[statistics[place][1].get(name) for statistics in group] for group in families] for name in names
+            name: [[statistics[family][1].get(name) for statistics in group] for group in families]
+            for name in names
+            if not name.startswith(other_relevances)
         }
         known = {
             name: [[part for part in group if part is not None and len(part.asked) > 1] for group in of_groups]
@@ -205,6 +224,12 @@ def _common(
             yield ImageResamples(units, RESAMPLES), complete
 
 
+def incomparable(everyone: Sequence[QueryResults]) -> list[str]:
+    """Prefixes of agreements that are not measured against the same labels, or truth, everywhere."""
+    prefixes = sorted({prefix for results in everyone for prefix in results.relevances})
+    return [prefix for prefix in prefixes if len({results.relevances.get(prefix) for results in everyone}) > 1]
+
+
 def require_same_gallery(first: QueryResults, second: QueryResults) -> None:
     """Refuses what cannot be paired.
 
@@ -214,6 +239,7 @@ def require_same_gallery(first: QueryResults, second: QueryResults) -> None:
     for what, ours, theirs in (
         ("images", first.image_ids, second.image_ids),
         ("captions", first.caption_ids.tolist(), second.caption_ids.tolist()),
+        ("images of captions", first.caption_image.tolist(), second.caption_image.tolist()),
     ):
         if list(ours) != list(theirs):
             common = len(set(ours) & set(theirs))
@@ -227,6 +253,10 @@ def require_same_gallery(first: QueryResults, second: QueryResults) -> None:
             "captions: galleries with the same ids and other texts. Models are compared on one gallery: evaluate both "
             "on the same corpus and split."
         )
+    for ours, theirs in ((first.per_image, second.per_image), (first.per_caption, second.per_caption)):
+        for name in ours.keys() & theirs.keys():
+            if name.endswith(_RANK) and not np.array_equal(np.isnan(ours[name]), np.isnan(theirs[name])):
+                raise InputError(f"{name}: not asked by the same queries. Evaluate both with the same references.")
     for kind in ("rated", "alike"):
         one, other = getattr(first, kind), getattr(second, kind)
         if sorted(one) != sorted(other):
@@ -235,6 +265,11 @@ def require_same_gallery(first: QueryResults, second: QueryResults) -> None:
             same = np.array_equal(pairs.ratings, other[name].ratings) and np.array_equal(pairs.image, other[name].image)
             if not same:
                 raise InputError(f"ratings {name}: not the same pairs. Evaluate both with the same file.")
+
+
+def _order(scores: Values) -> Values:
+    """Finite numbers in the same order, ties kept: a rank correlation sees no more."""
+    return np.unique(scores, return_inverse=True)[1].astype(np.float64)
 
 
 def _table(columns: Mapping[str, Any]) -> pa.Table:

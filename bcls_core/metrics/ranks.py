@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bcls_core.compiled import over_rows
 from bcls_core.errors import ShapeError
-from bcls_core.metrics.strips import Products, Scores, Strip, strips_of
+from bcls_core.metrics.strips import Products, Scores, Strip, comparable, strips_of
 
 Integers = NDArray[np.int64]
 
@@ -183,7 +183,7 @@ def _in_strips(
     queries = asked[0].positives.queries
     length = block or max(1, _STRIP_VALUES // gallery)
     for start in range(0, queries, length):
-        strip = read(start, min(start + length, queries))
+        strip = comparable("scores", read(start, min(start + length, queries)), start)
         for each, ranks in zip(asked, found, strict=True):
             starts, entries = each.positives.starts, each.positives.entries
             count = partial(_count_part, count_in_rows, strip, start, (starts, entries, *each.parts, ranks))
@@ -198,9 +198,9 @@ def _count_part(kernel: Callable[..., None], strip: Strip, start: int, arguments
 class _Direction:
     """One direction's positives with what decides their ranks: exact scores and how far a proposal may be off."""
 
-    def __init__(self, products: Products, asked: Asked, *, transposed: bool) -> None:
+    def __init__(self, products: Products, asked: Asked, scales: tuple[float, float], *, transposed: bool) -> None:
         self._queries, self._gallery = products.image_encodings, products.caption_encodings
-        norms, others = products.image_norms, products.caption_norms
+        norms, others = products.image_norms * scales[0], products.caption_norms * scales[1]
         if transposed:
             self._queries, self._gallery, norms, others = self._gallery, self._queries, others, norms
         self._asked = asked
@@ -213,9 +213,11 @@ class _Direction:
             positives = Positives(np.searchsorted(query, np.arange(positives.queries + 1)), entry[first])
         self._positives, self._scores = positives, scores
         self._ranks = np.zeros(len(query), np.int64)
-        error = _proposal_error(products.dimensions, norms, float(others.max()))[query]
-        self._low = np.nextafter((scores - error).astype(np.float32), np.float32(-np.inf))
-        self._high = np.nextafter((scores + error).astype(np.float32), np.float32(np.inf))
+        scale = scales[0] * scales[1]
+        error = _proposal_error(products.dimensions, norms, float(others.max()), scale)[query]
+        proposed = scores.astype(np.float64) * scale
+        self._low = np.nextafter((proposed - error).astype(np.float32), np.float32(-np.inf))
+        self._high = np.nextafter((proposed + error).astype(np.float32), np.float32(np.inf))
 
     def add(self, proposals: NDArray[np.float32], first: int, first_entry: int) -> None:
         """Counts one tile of queries from `first` and entries from `first_entry`."""
@@ -245,10 +247,13 @@ def _first_of_best(positives: Positives, query: Integers, scores: NDArray[np.flo
 def _in_products(
     products: Products, i2t: Sequence[Asked], t2i: Sequence[Asked]
 ) -> tuple[list[Integers], list[Integers]]:
-    by_image = [_Direction(products, asked, transposed=False) for asked in i2t]
-    by_caption = [_Direction(products, asked, transposed=True) for asked in t2i]
-    images = np.ascontiguousarray(products.image_encodings, np.float32)
-    captions = np.ascontiguousarray(products.caption_encodings, np.float32)
+    scales = _scale(products.image_norms), _scale(products.caption_norms)
+    by_image = [_Direction(products, asked, scales, transposed=False) for asked in i2t]
+    by_caption = [_Direction(products, asked, scales, transposed=True) for asked in t2i]
+    images, captions = (
+        np.ascontiguousarray(encodings if scale == 1 else encodings * scale, np.float32)
+        for encodings, scale in zip((products.image_encodings, products.caption_encodings), scales, strict=True)
+    )
     for first in range(0, len(images), _TILE[0]):
         for first_caption in range(0, len(captions), _TILE[1]):
             tile = images[first : first + _TILE[0]] @ captions[first_caption : first_caption + _TILE[1]].T
@@ -267,13 +272,19 @@ def _add(directions: Sequence[_Direction], tile: NDArray[np.float32], first: int
     over_rows(count, len(tile), steps=4 * pairs * tile.shape[1], most=len(tile))
 
 
-def _proposal_error(dimensions: int, norms: NDArray[np.float64], longest: float) -> NDArray[np.float64]:
-    """(queries,) bound of |proposal - score|.
+def _scale(norms: NDArray[np.float64]) -> float:
+    """A power of two that brings encodings into float32's range, where they are not well inside it."""
+    exponent = int(np.frexp(norms.max())[1])
+    return 1.0 if abs(exponent) < 30 else 2.0**-exponent
+
+
+def _proposal_error(dimensions: int, norms: NDArray[np.float64], longest: float, scale: float) -> NDArray[np.float64]:
+    """(queries,) bound of |proposal - score|, both times `scale`, as the norms are.
 
     With u = 2^-24: values are rounded to float32 once on either side, a float32 inner product of d terms, in any order,
     errs by at most d u / (1 - d u) times the product of the norms (Higham 2002, section 3.1), and a score is rounded
     once more; (d + 8) u covers these and float64's own errors. What is too small for float32 may be lost altogether.
     """
     terms = (dimensions + 8) * 2.0**-24
-    lost = dimensions * 2.0**-125 * (1 + norms + longest)
+    lost = dimensions * 2.0**-125 * (1 + norms + longest) + 2.0**-149 * scale
     return terms / (1 - terms) * norms * longest + lost

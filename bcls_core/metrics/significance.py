@@ -167,6 +167,9 @@ def _image_rows(image: Sequence[Hashable] | Matrix | None, queries: int) -> tupl
     names: list[Any] = list(image.tolist() if hasattr(image, "tolist") else image)
     if len(names) != queries:
         raise ShapeError(f"image: {len(names)} for {queries} queries, expected the image of each query.")
+    for query, name in enumerate(names):
+        if name != name:
+            raise ShapeError(f"image: nan for query {query}. Name the image of every query.")
     rows: dict[Any, int] = {}
     return np.array([rows.setdefault(name, len(rows)) for name in names], dtype=np.int64), len(rows)
 

@@ -131,7 +131,20 @@ def strips_of(name: str, values: Scores) -> Strips:
     """A matrix as strips; what gives strips already, as it is."""
     if isinstance(values, Strips):
         return values
-    return MatrixStrips(name, values)
+    return MatrixStrips(name, values if hasattr(values, "shape") else np.asarray(values))
+
+
+def comparable(name: str, strip: Any, first: int) -> Strip:
+    """Whatever strips were made, in a dtype that compiled code compares, with no value changed.
+
+    Raises:
+        ShapeError: there is a NaN (names the strip's row and column), or values are no real numbers.
+    """
+    if isinstance(strip, np.ndarray) and strip.dtype in (np.float32, np.float64) and not np.isnan(strip).any():
+        return np.ascontiguousarray(strip)
+    rows = rows_of(strip, 0, len(strip))
+    require_no_nan(name, rows, first)
+    return _comparable(rows)
 
 
 def _encodings(values: Matrix) -> NDArray[Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -101,10 +103,13 @@ def evaluate(
         for columns, direction, found in zip((per_image, per_caption), ("i2t", "t2i"), directions, strict=True):
             columns |= {f"{prefix}/{direction}/{name}": values for name, values in _figures(found).items()}
 
+    relevances: dict[str, str] = {}
     for measure in measures_of(labels):
+        relevances[f"label/{measure}"] = _identity(labels, measure)
         add(f"label/{measure}", LabelStrips(rows, LabelSetRelevance(labels, measure, split)))
     truth = true_relevance(corpus, rows.image_ids)
     if truth is not None:
+        relevances["true"] = sha256(truth.tobytes()).hexdigest()
         add("true", truth[:, rows.caption_image])
     if references.coco is not None:
         found = coco_queries_from_scores(scores, rows.caption_ids, rows.caption_image, ground_truth=references.coco)
@@ -126,6 +131,7 @@ def evaluate(
         rows.caption_ids,
         rows.caption_image,
         _digest_of(rows),
+        relevances,
         per_image,
         per_caption,
         {ratings.name: _rated(scores, rows, ratings) for ratings in references.ratings},
@@ -140,6 +146,17 @@ def _digest_of(rows: CorpusRows) -> str:
         for text in rows.captions(np.arange(start, min(start + _TEXTS, rows.caption_count))):
             total.update(text.encode() + b"\0")
     return total.hexdigest()
+
+
+def _identity(labels: Artifact, measure: str) -> str:
+    """Digest of all that determines a measure's labels, whatever the label set is called."""
+    fingerprint: dict[str, Any] = dict(labels.manifest.fingerprint)
+    settings = fingerprint.get("settings", {}).get("measures", {}).get(measure)
+    if settings is None:
+        return labels.content_digest
+    model = fingerprint.get("models", {}).get(measure)
+    determined = [settings, model, fingerprint.get("algorithm"), fingerprint.get("corpus")]
+    return sha256(json.dumps(determined, sort_keys=True).encode()).hexdigest()
 
 
 def _ranks(ranks: Any) -> Values:
@@ -179,7 +196,7 @@ def _rated(scores: Strips, rows: CorpusRows, ratings: Ratings) -> RatedPairs:
     incomplete = images_short_of_captions(rows)
     found = resolve(ratings, rows.image_ids, rows.caption_ids, rows.caption_image, incomplete)
     values = pair_scores(scores, found.image_rows, found.caption_rows)
-    return rated_pairs(values, found.ratings, found.image_rows, own=found.own)
+    return replace(rated_pairs(values, found.ratings, found.image_rows, own=found.own), missing=found.missing)
 
 
 def _alike(student: Student, pairs: CaptionPairs, device: torch.device) -> RatedPairs:

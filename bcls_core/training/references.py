@@ -66,7 +66,8 @@ def read_image_groups(path: Path) -> tuple[dict[str, str], str]:
     """
     text, digest = read_text(path)
     groups: dict[str, str] = {}
-    for line, (image_id, group) in columns_of(text, path, ",", _GROUPS):
+    for line, cells in columns_of(text, path, ",", _GROUPS):
+        image_id, group = (cell.strip() for cell in cells)
         if not image_id or not group:
             raise InputError(f"{path}: line {line}: image_id or group is empty. Fill it in, or leave the row out.")
         if image_id in groups:

@@ -174,7 +174,7 @@ def intervals(coco: Gallery) -> dict[str, Any]:
         for direction, values in (("i2t", queries.per_image), ("t2i", queries.per_caption))
     ]
     images = [str(image) for image in truth.images.values]
-    results = QueryResults(images, truth.captions.values, truth.caption_image, "", *columns)
+    results = QueryResults(images, truth.captions.values, truth.caption_image, "", {}, *columns)
     seconds: list[float] = []
     for _ in range(3):
         found = timed(seconds, results.intervals)

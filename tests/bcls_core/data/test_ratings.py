@@ -132,7 +132,7 @@ def test_no_crowd_row_can_be_taken_for_an_experts(tmp_path_factory: pytest.TempP
         (TABLE + "9,a.jpg,18,\n", "line 4: found '', expected a finite number."),
         (TABLE + "9,a.jpg,18,inf\n", "line 4: found 'inf', expected a finite number."),
         (TABLE + "9,a.jpg,-1,1\n", "line 4: caption '-1', expected FILE#n"),
-        (TABLE + "9,a.jpg, 18,1\n", "line 4: caption ' 18', expected FILE#n"),
+        (TABLE + "9,a.jpg,1 8,1\n", "line 4: caption '1 8', expected FILE#n"),
         (TABLE + "9,a.jpg,٣,1\n", "line 4: caption '٣', expected FILE#n"),
         (TABLE + "9,a.jpg,17,3\n", "line 4: rates image 'a.jpg' with caption '17', as line 2 does"),
         (TABLE + '"9,a.jpg,17,3\n', "line 4: no table row"),

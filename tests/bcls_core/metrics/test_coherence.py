@@ -88,8 +88,19 @@ def test_infinite_scores_are_ordered():
     assert coherence(scores, labels, ks=[4])["i2t/cs4"] == pytest.approx(1.0)
 
 
+def test_both_zeros_are_one_score_and_the_lower_index_comes_first():
+    labels = np.array([[0.2, 0.8, 0.4]], np.float32)
+    for scores in ([-0.0, 0.0, 0.0], [0.0, -0.0, -0.0]):
+        for dtype in (np.float32, np.float64):
+            found = coherence(np.array([scores], dtype), np.vstack([labels]), [0, 0, 0], ks=[1])
+            assert found["i2t/ncs1_queries"] == 0  # all are its own
+            two = np.vstack([np.array([scores], dtype)] * 2)
+            found = coherence(two, np.vstack([labels] * 2), [1, 1, 1], ks=[1])
+            assert found["i2t/ncs1"] == pytest.approx(0.2 / 0.8)
+
+
 def test_mistakes_are_named():
-    with pytest.raises(ConfigError, match="ks: 0, each must be at least 1"):
+    with pytest.raises(ConfigError, match="ks: 0, each must be a whole number and at least 1"):
         coherence(np.zeros((2, 3)), np.zeros((2, 3)), ks=[5, 0])
     with pytest.raises(ShapeError, match=r"labels: shape \(3, 2\), but scores have \(2, 3\)"):
         coherence(np.zeros((2, 3)), np.zeros((3, 2)))

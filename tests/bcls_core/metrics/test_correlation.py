@@ -109,3 +109,10 @@ def test_shapes_must_agree():
         rank_correlation(np.zeros((3, 4)), np.zeros((4, 3)))
     with pytest.raises(ShapeError, match="expected a matrix"):
         rank_correlation(np.zeros(3), np.zeros(3))
+
+
+def test_whole_numbers_that_float64_does_not_tell_apart_are_refused():
+    scores = np.array([[2**60, 2**60 + 1, 2**60 + 2]])
+    with pytest.raises(ShapeError, match="scores: whole numbers beyond 2\\^53"):
+        rank_correlation(scores, np.array([[0, 1, 2]]))
+    assert rank_correlation(scores - 2**60, np.array([[0, 1, 2]]))["i2t/kendall"] == pytest.approx(1.0)

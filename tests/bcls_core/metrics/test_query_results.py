@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,14 +9,16 @@ from bcls_core.errors import InputError
 from bcls_core.metrics import coherence, human_relevance, paired_bootstrap, rank_correlation, retrieval
 from bcls_core.metrics.graded import graded_queries
 from bcls_core.metrics.human import RatedPairs, rated_pairs
-from bcls_core.metrics.query_results import QueryResults, compare, recipe_intervals
+from bcls_core.metrics.query_results import QueryResults, compare, incomparable, recipe_intervals
 from bcls_core.metrics.ranks import positives_of_captions
 from bcls_core.metrics.retrieval import retrieval_ranks
 
 IMAGES, CAPTIONS = 40, 130
 
 
-def results(seed: int, skill: float = 1.0, *, image_ids=None, caption_ids=None, texts="0") -> QueryResults:
+def results(
+    seed: int, skill: float = 1.0, *, image_ids=None, caption_ids=None, texts="0", relevances=None
+) -> QueryResults:
     """A model that adds `skill` to the scores of own captions; the gallery is the same for every seed."""
     gallery = np.random.default_rng(0)
     caption_image = np.sort(np.concatenate([np.arange(IMAGES), gallery.integers(0, IMAGES, CAPTIONS - IMAGES)]))
@@ -31,6 +35,7 @@ def results(seed: int, skill: float = 1.0, *, image_ids=None, caption_ids=None, 
         np.arange(CAPTIONS) + 7 if caption_ids is None else caption_ids,
         caption_image,
         texts,
+        relevances or {"label/m": "a digest"},
         {"i2t/rank": per_image.astype(float), "label/m/i2t/kendall": i2t.kendall, "label/m/i2t/ncs10": i2t.gain[10]},
         {"t2i/rank": per_caption.astype(float), "label/m/t2i/kendall": t2i.kendall, "label/m/t2i/ncs10": t2i.gain[10]},
         {"expert": rated_pairs(scores[rated[0], rated[1]], rated[2], rated[0], caption_image[rated[1]])},
@@ -67,14 +72,14 @@ def test_metrics_are_those_of_the_functions_that_take_matrices():
     expected |= {f"human/expert/{name}": human[name] for name in ("excluded", "images")}
     assert human["excluded"] > 0
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-12)
-    assert set(found) - set(expected) == {"sts/sts/spearman", "sts/sts/pairs"}
+    assert set(found) - set(expected) == {"sts/sts/spearman", "sts/sts/pairs", "human/expert/missing"}
 
 
 def test_every_figure_but_a_count_has_an_interval_around_it():
     results_ = results(3)
     metrics, intervals = results_.metrics(), results_.intervals()
     counts = {name for name in metrics if name.rsplit("_", 1)[-1] == "queries"}
-    counts |= {name for name in metrics if name.rsplit("/", 1)[-1] in ("queries", "excluded", "pairs", "images")}
+    counts |= {name for name in metrics if name.rsplit("/", 1)[-1] in ("queries", "excluded", "missing", "pairs", "images")}
     assert set(intervals) == set(metrics) - counts
     for name, found in intervals.items():
         assert found.estimate == metrics[name]
@@ -90,6 +95,7 @@ def test_what_no_query_defines_is_left_out():
         given.caption_ids,
         given.caption_image,
         given.texts,
+        {},
         {"i2t/rank": nothing, "label/m/i2t/kendall": nothing},
         given.per_caption,
     )
@@ -103,7 +109,7 @@ def test_what_no_query_defines_is_left_out():
 
 def test_a_gallery_of_one_image_has_figures_and_no_intervals():
     one = QueryResults(
-        ["a.jpg"], np.arange(3), np.zeros(3, np.int64), "0", {"i2t/rank": np.zeros(1)}, {"t2i/rank": np.zeros(3)}
+        ["a.jpg"], np.arange(3), np.zeros(3, np.int64), "0", {}, {"i2t/rank": np.zeros(1)}, {"t2i/rank": np.zeros(3)}
     )
     assert one.metrics()["rsum"] == 600
     assert one.intervals() == {}
@@ -155,12 +161,12 @@ def test_seeds_of_a_recipe_are_averaged_and_widen_its_interval():
 def test_only_metrics_that_all_have_are_compared():
     full = results(1)
     less = QueryResults(
-        full.image_ids, full.caption_ids, full.caption_image, "0", {"i2t/rank": full.per_image["i2t/rank"]}, {}
+        full.image_ids, full.caption_ids, full.caption_image, "0", {}, {"i2t/rank": full.per_image["i2t/rank"]}, {}
     )
     with pytest.raises(InputError, match="ratings"):
         compare([full], [less])
     without_people = QueryResults(
-        full.image_ids, full.caption_ids, full.caption_image, "0", full.per_image, full.per_caption
+        full.image_ids, full.caption_ids, full.caption_image, "0", {}, full.per_image, full.per_caption
     )
     assert set(compare([without_people], [less])) == {"i2t/r1", "i2t/r5", "i2t/r10", "i2t/medr", "i2t/meanr"}
 
@@ -185,6 +191,7 @@ def test_other_ratings_are_refused():
         other.caption_ids,
         other.caption_image,
         other.texts,
+        other.relevances,
         other.per_image,
         other.per_caption,
         {"expert": changed},
@@ -192,3 +199,49 @@ def test_other_ratings_are_refused():
     )
     with pytest.raises(InputError, match="ratings expert: not the same pairs"):
         compare([one], [spoiled])
+
+
+def test_agreement_with_other_labels_is_not_compared():
+    one, other = results(1), results(2, relevances={"label/m": "another digest"})
+    assert incomparable([one, other]) == ["label/m"]
+    found = compare([one], [other])
+    assert "rsum" in found
+    assert not [name for name in found if name.startswith("label/m/")]
+    assert "label/m/t2i/kendall" in compare([one], [results(2)])
+
+
+def test_sets_of_ratings_in_another_order_are_the_same_sets():
+    def with_sets(seed: int, names: list[str]) -> QueryResults:
+        made = results(seed)
+        sizes = {"a": 20, "b": 30}
+        generator = np.random.default_rng(0)
+        ratings = {name: generator.random(sizes[name]) for name in sorted(sizes)}
+        scores = np.random.default_rng(seed)
+        alike = {
+            name: RatedPairs(scores.random(sizes[name]), ratings[name], np.arange(sizes[name]), 0) for name in names
+        }
+        return dataclasses.replace(made, alike=alike)
+
+    found = compare([with_sets(1, ["a", "b"])], [with_sets(2, ["b", "a"])])
+    assert {"sts/a/spearman", "sts/b/spearman"} <= set(found)
+
+
+def test_other_queries_are_refused():
+    one, other = results(1), results(2)
+    ranks = other.per_caption["t2i/rank"].copy()
+    ranks[3] = np.nan
+    with pytest.raises(InputError, match="t2i/rank: not asked by the same queries"):
+        compare([one], [dataclasses.replace(other, per_caption={**other.per_caption, "t2i/rank": ranks})])
+
+
+def test_infinite_scores_of_rated_pairs_are_ordered():
+    made = results(1)
+    expert = made.rated["expert"]
+    scores = expert.scores.copy()
+    scores[scores > 1] = np.inf
+    high = np.where(np.isinf(scores), 1e9, scores)
+    found = [
+        dataclasses.replace(made, rated={"expert": RatedPairs(given, expert.ratings, expert.image, 0)}).metrics()
+        for given in (scores, high)
+    ]
+    assert found[0]["human/expert/spearman"] == found[1]["human/expert/spearman"]

@@ -196,3 +196,39 @@ def test_parts_of_a_gallery_are_galleries_of_their_own(seed, products, best):
                 for q in range(positives.queries)
             ]
         assert ranks.tolist() == expected
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-39, 1e-20, 1e20, 1e39, 1e150])
+def test_encodings_far_outside_float32_have_exact_ranks(scale):
+    generator = np.random.default_rng(7)
+    images, captions = generator.standard_normal((20, 8)), generator.standard_normal((60, 8))
+    i2t, t2i = positives_of_captions(np.arange(60) % 20, 20)
+    expected = positive_ranks((images @ captions.T).astype(np.float32), i2t, t2i)
+    far = Products(images * scale, captions / scale) if scale > 1e-200 else Products(images * 1e-150, captions * 1e150)
+    found = positive_ranks(far, i2t, t2i)
+    assert all((one == other).all() for one, other in zip(found, expected, strict=True))
+
+
+def test_strips_of_one_s_own_are_checked_like_a_matrix():
+    class Own:
+        images, captions = 2, 3
+
+        def __init__(self, values):
+            self.values = values
+
+        def image_rows(self, start, stop):
+            return self.values[start:stop]
+
+        def caption_rows(self, start, stop):
+            return self.values.T[start:stop]
+
+    values = np.array([[0.5, 0.1, 0.2], [0.9, 0.8, 0.7]])
+    i2t, t2i = positives_of_captions([0, 1, 1], 2)
+    expected = positive_ranks(values, i2t, t2i)
+    for form in (values.astype(np.float16), torch.tensor(values), values[:, ::-1].copy()[:, ::-1]):
+        found = positive_ranks(Own(form), i2t, t2i)
+        assert all((one == other).all() for one, other in zip(found, expected, strict=True))
+    spoiled = values.copy()
+    spoiled[1, 2] = np.nan
+    with pytest.raises(ShapeError, match="scores: nan at row 1, column 2"):
+        positive_ranks(Own(spoiled), i2t, t2i)

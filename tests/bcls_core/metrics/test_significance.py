@@ -254,3 +254,8 @@ def test_coverage_of_a_difference_with_three_seeds_a_side():
         naive += [Interval(0.0, *ends) for ends in np.quantile(second - first, [0.025, 0.975], axis=1).T]
     assert 93 <= covered(found, 0.0) <= 97
     assert covered(naive, 0.0) < 90
+
+
+def test_an_image_without_a_name_is_refused():
+    with pytest.raises(ShapeError, match="image: nan for query 1"):
+        paired_bootstrap(np.ones(3), np.zeros(3), np.array([0.0, np.nan, 1.0]))

@@ -73,3 +73,17 @@ def test_scores_have_one_zero():
 def test_encodings_without_products_are_refused(images, captions, message):
     with pytest.raises(ShapeError, match=message):
         Products(images, captions)
+
+
+def test_layouts_that_torch_does_not_take_are_copied():
+    values = np.arange(12.0).reshape(3, 4)
+    for form in (values[::-1][::-1], values[:1, ::-1], values.astype(">f4"), values[:, :1][:, ::-1]):
+        strips = MatrixStrips("scores", form)
+        assert (strips.image_rows(0, len(form)) == form.astype(float)).all()
+        assert (strips.caption_rows(0, form.shape[1]) == form.astype(float).T).all()
+
+
+@pytest.mark.parametrize("values", [np.ones((2, 2), complex), np.ones((2, 2), object), torch.ones(2, 2) * 1j])
+def test_what_is_no_real_number_is_refused(values):
+    with pytest.raises(ShapeError, match="expected real numbers"):
+        MatrixStrips("scores", values)
