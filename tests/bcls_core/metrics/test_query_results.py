@@ -79,7 +79,8 @@ def test_every_figure_but_a_count_has_an_interval_around_it():
     results_ = results(3)
     metrics, intervals = results_.metrics(), results_.intervals()
     counts = {name for name in metrics if name.rsplit("_", 1)[-1] == "queries"}
-    counts |= {name for name in metrics if name.rsplit("/", 1)[-1] in ("queries", "excluded", "missing", "pairs", "images")}
+    sizes = ("queries", "excluded", "missing", "pairs", "images")
+    counts |= {name for name in metrics if name.rsplit("/", 1)[-1] in sizes}
     assert set(intervals) == set(metrics) - counts
     for name, found in intervals.items():
         assert found.estimate == metrics[name]
