@@ -54,7 +54,7 @@ def test_trained_towers_have_no_frozen_features(
 
 
 def test_features_of_another_width_are_refused(build: Callable[..., Student]) -> None:
-    with pytest.raises(ModelError, match=r"shape \(2, 5\), the tower gives \(n, 12\)"):
+    with pytest.raises(ModelError, match=r"shape \(2, 5\), expected \(n, 12\)"):
         build().encode_images({"features": torch.zeros(2, 5)})
 
 
