@@ -44,7 +44,7 @@ def retrieval_from_encodings(
 ) -> dict[str, float]:
     """`retrieval` for scores that are inner products (`Products`), of which no matrix is made.
 
-    Memory beyond the encodings: two tiles of 4M float32 values. Equal to `retrieval((image_encodings.double() @
+    Memory beyond the encodings: two tiles of 1M float32 values. Equal to `retrieval((image_encodings.double() @
     caption_encodings.double().T).float(), caption_image)`, but for the last bit of a sum (`Products`).
 
     Args:
