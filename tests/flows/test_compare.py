@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 
 from bcls_core.config import EvaluateSettings, load_recipe
 from bcls_core.data.rows import CorpusRows
-from bcls_core.errors import InputError, UnknownArtifactError
-from flows import compare, evaluate, ingest, label, recipes, train
+from bcls_core.errors import InputError, LockHeldError, UnknownArtifactError
+from flows import compare, determinants, evaluate, ingest, label, recipes, train
 from flows.context import Context
+from flows.produce import version_of
 
 HARDEST = ("train.objective=[{loss: triplet, mining: hardest}]",)
 TEST = EvaluateSettings()
@@ -48,13 +49,18 @@ class Line:
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory, small_settings: tuple[str, ...]) -> Line:
+def line(tmp_path_factory: pytest.TempPathFactory, small_settings: tuple[str, ...]) -> Iterator[Line]:
     """Two seeds of one recipe, and another recipe, on one corpus."""
-    made = Line(tmp_path_factory.mktemp("compare") / "root", small_settings)
-    made.train("a0")
-    made.train("a1", "train.seed=1")
-    made.train("b0", *HARDEST)
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            # MLflow sets them for the processes that this one starts; they end with this module.
+            patch.setenv(name, "")
+            patch.delenv(name)
+        made = Line(tmp_path_factory.mktemp("compare") / "root", small_settings)
+        made.train("a0")
+        made.train("a1", "train.seed=1")
+        made.train("b0", *HARDEST)
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +225,21 @@ def test_other_galleries_are_refused_even_under_the_same_ids(line: Line) -> None
     line.train("other corpus", "ingest.seed=8", "train.epochs=1")
     with pytest.raises(InputError, match="the same ids and other texts"):
         line.compare("a0", "other corpus")
+
+
+def test_an_evaluation_runs_once_at_a_time_and_leaves_the_other_s_run_alone(line: Line) -> None:
+    settings = EvaluateSettings(split="val")
+    training = line.context.store.resolve("training", line.versions["a0"])
+    version = version_of(determinants.of_evaluation(training, "val", {}))
+    with (
+        line.context.store.lease("training", f"{training.version}-evaluation-{version}"),
+        pytest.raises(LockHeldError),
+    ):
+        evaluate.evaluate(line.context, training, settings)
+    assert not runs_of(line, f"params.training = '{training.version}' and params.split = 'val'")
+    assert not evaluate.evaluate(line.context, training, settings).was_there
+    (run,) = runs_of(line, f"params.training = '{training.version}' and params.split = 'val'")
+    assert run.info.status == "FINISHED"
 
 
 def test_the_command_prints_json_and_ends_with_2_for_bad_input(
