@@ -35,4 +35,5 @@ def untrained_metrics(bcls: Any) -> dict[str, float]:
 
     store = Store(str(bcls.root))
     corpus, labels = store.current("corpus"), store.current("labels")
-    return evaluate(initial_student(load_recipe(recipes.find("demo")).train, corpus), corpus, labels, "test")
+    student = initial_student(load_recipe(recipes.find("demo")).train, corpus)
+    return evaluate(student, corpus, labels, "test").metrics()
