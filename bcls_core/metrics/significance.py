@@ -6,7 +6,7 @@ in `contrasts`.
 
 `tests/benchmarks/coverage.py` measures how often intervals of 95 % hold a known truth, over some hundred made-up cases
 of 1,000 simulations (0.7 points of chance each). One training, rates of 10 to 90 %, 100 or 500 images: 92.9 to 95.8 %.
-Five seeds: 93.2 to 97.3 %. Three seeds: 94.6 to 98.1 %, 96.7 on average, so rather too long than too short. Rates of 2
+Five seeds: 93.6 to 97.3 %. Three seeds: 94.6 to 99.3 %, 97.1 on average, so rather too long than too short. Rates of 2
 or 98 % on 50 to 200 images: 92.3 to 94.1 % for one model, but for a difference of two, which few queries decide, 85 to
 87 % on 50 images, 91 on 100 and 93 on 200. A rate of exactly 0 or 100 % has an interval of no width: where no query
 fails, nothing tells how many might.
