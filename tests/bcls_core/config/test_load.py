@@ -121,6 +121,11 @@ def test_every_file_that_flickr8k_names_is_there(shared_data: Path, monkeypatch:
     recipe = load_recipe(recipes.find("flickr8k"))
     preflight.check_ingest(recipe)
     preflight.check_references(recipe.evaluate)
+    assert isinstance(recipe.ingest, KarpathyIngest)
+    named = [recipe.ingest.annotations, recipe.ingest.features, *recipe.evaluate.ratings]
+    named += recipe.evaluate.caption_ratings
+    assert [path for path in named if path is None or not path.is_file()] == []
+    assert len(named) == 5
 
 
 def test_an_unknown_recipe_names_those_shipped() -> None:
