@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _ROWS = 64  # of a task by default: what a task holds per row, such as a sort order, is held for so many
 _SERIAL = 2**21  # steps, some 0.3 ns each, below which handing work to threads takes longer than the work
@@ -32,6 +34,13 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     kernel._cache = _Forgiving(kernel._cache)
     compiled_function: Callable[..., Any] = kernel
     return compiled_function
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """A function for compiled code that is written in the compiler's own terms; see `numba.extending.intrinsic`."""
+    from numba.extending import intrinsic as made
+
+    return made(function)
 
 
 class _Forgiving:
@@ -86,6 +95,17 @@ def over_rows(task: Callable[[slice], None], rows: int, steps: int, most: int = 
     else:
         for _ in _pool(threads).map(task, parts):
             pass
+
+
+def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """What the tasks return, in order; on torch's number of threads, of which each takes the next task when free.
+
+    For tasks that spend their time in compiled code: Python's lock is theirs for the rest.
+    """
+    threads = min(torch.get_num_threads(), len(tasks))
+    if threads <= 1:
+        return [task() for task in tasks]
+    return list(_pool(torch.get_num_threads()).map(lambda task: task(), tasks))
 
 
 @cache

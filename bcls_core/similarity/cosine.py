@@ -20,7 +20,9 @@ from bcls_core.similarity.measure import FloatArray
 Float64Array = NDArray[np.float64]
 StoredRows = NDArray[np.float16]
 
-_PLAIN_NORM = 4.0
+PLAIN_NORM = 4.0
+"""Rows of at most this norm have exact float64 products as they are."""
+
 _HIGH_GRID = 2.0**25
 _MAX_LONG_DIMENSION = 4096  # sums of the parts of longer rows would need more than float64's 53 bits beyond it
 _SMALLEST_PEAK, _LARGEST_PEAK = 2.0**-10, 2.0**15
@@ -88,12 +90,12 @@ class ExactRows:
         """
         high = rows.astype(np.float64)
         squares = np.einsum("nd,nd->n", high, high)
-        long = squares > _PLAIN_NORM**2
+        long = squares > PLAIN_NORM**2
         if not long.any():
             return cls(high, None, np.sqrt(squares))
         if rows.shape[1] > _MAX_LONG_DIMENSION:
             raise ShapeError(
-                f"rows of {rows.shape[1]} values have norms above {_PLAIN_NORM:g}, where cosines would not be exact. "
+                f"rows of {rows.shape[1]} values have norms above {PLAIN_NORM:g}, where cosines would not be exact. "
                 "Divide each row by its norm first."
             )
         _, exponents = np.frexp(np.sqrt(squares))

@@ -1,19 +1,21 @@
-"""Exact search against a search that looks at every pair, on rows made to mislead fast products."""
+"""Exact search against searches that look at every pair, on rows made to mislead fast products."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_limits
 
 from bcls_core.errors import ShapeError
-from bcls_core.similarity import top_k
-from bcls_core.similarity.cosine import ExactRows
+from bcls_core.similarity import nearest, top_k
+from bcls_core.similarity.redundant import redundant_rows
 
 Result = tuple[np.ndarray, np.ndarray]
 ROW_COUNT = 48
@@ -88,22 +90,115 @@ ROWS = {
 }
 
 
-@pytest.fixture(params=["candidates", "either"])
-def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Tiles of so few rows are scored whole, were the choice left to the code: "candidates" forces the other way."""
-    if request.param == "candidates":
-        monkeypatch.setitem(top_k.__globals__, "_DENSE_SHARE", 0)
+BLOCKS = {
+    "usual": {},
+    "narrow": {"_FEWEST_COLUMNS": 96, "_MOST_COLUMNS": 96, "_MOST_ROWS": 96, "_ROWS_OF_TASK": 12},
+    "hits without room": {"_FEWEST_COLUMNS": 96, "_MOST_COLUMNS": 192, "_ROOM": 1, "_COLUMN_TASKS": 1},
+}
+
+
+@pytest.fixture(params=BLOCKS)
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the work is cut, which must not be seen in any result."""
+    for name, value in BLOCKS[request.param].items():
+        monkeypatch.setattr(nearest, name, value)
     return str(request.param)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_result_is_the_definition_for_every_tiling(name: str, route: str) -> None:
+def test_the_result_is_the_definition(name: str) -> None:
     rows = ROWS[name](np.random.default_rng(11))
     cosines = cosines_by_fsum(rows, rows)
     for k in (1, 7, ROW_COUNT + 5):
-        expected = slow_top_k(cosines, k, lambda q, i: q != i)
-        for query_block, row_block in [(1024, 4096), (7, 13), (64, 8)]:
-            assert_same(top_k(rows, k, query_block=query_block, row_block=row_block), expected)
+        assert_same(top_k(rows, k), slow_top_k(cosines, k, lambda q, i: q != i))
+
+
+def exact_cosines(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    a, b = queries.astype(np.float64), rows.astype(np.float64)
+    norms = np.sqrt((a**2).sum(axis=1))[:, None] * np.sqrt((b**2).sum(axis=1))
+    return (a @ b.T / norms).astype(np.float32)
+
+
+def best_of(cosines: np.ndarray, k: int, skipped: np.ndarray) -> Result:
+    """By one sort over every pair."""
+    scores = np.where(skipped, -np.inf, cosines.astype(np.float64)).astype(np.float32)
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    found = np.take_along_axis(scores, ids, axis=1)
+    return found, np.where(np.isneginf(found), -1, ids)
+
+
+def clusters(rng: np.random.Generator) -> np.ndarray:
+    centres = rng.normal(size=(12, 64))
+    rows = unit(centres[rng.integers(0, 12, 900)] + 0.3 * rng.normal(size=(900, 64)))
+    rows[500:] = rows[rng.integers(0, 500, 400)]
+    return rows
+
+
+def crowds(rng: np.random.Generator) -> np.ndarray:
+    """Hundreds of rows closer to each other than integer products can tell, but not equal."""
+    rows = np.repeat(unit(rng.normal(size=(3, 40))), 300, axis=0)
+    for row in rows:
+        place = rng.integers(40)
+        row[place] = np.nextafter(row[place], np.float16(rng.choice([-4, 4])))
+    return rows[rng.permutation(900)]
+
+
+LARGE = {
+    "gaussian": lambda rng: unit(rng.normal(size=(1100, 33))),
+    "clusters": clusters,
+    "crowds": crowds,
+    "all equal": lambda rng: np.repeat(unit(rng.normal(size=(1, 16))), 700, axis=0),
+    "equal but for a few": lambda rng: unit(
+        np.where(rng.random((800, 1)) < 0.95, np.ones((800, 8)), rng.normal(size=(800, 8)))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_blocks_and_threads_do_not_change_a_bit(name: str, blocks: str) -> None:
+    rng = np.random.default_rng(5)
+    rows = LARGE[name](rng)
+    groups = rng.integers(0, len(rows) // 4, len(rows))
+    queries = unit(rows[::7] + 0.01 * rng.normal(size=rows[::7].shape))
+    own, itself = exact_cosines(rows, rows), np.eye(len(rows), dtype=bool)
+    for threads, k in [(1, 8), (2, 8), (2, 40)]:
+        with torch_threads(threads):
+            assert_same(top_k(rows, k), best_of(own, k, itself))
+            alike = groups[:, None] == groups
+            assert_same(top_k(rows, k, exclude=groups), best_of(own, k, alike))
+            nothing = np.zeros((len(queries), len(rows)), dtype=bool)
+            assert_same(top_k(rows, k, queries=queries), best_of(exact_cosines(queries, rows), k, nothing))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_guess_that_fails_is_noticed_and_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order of similarity to the first rows, those rows meet all of their best at once and expect as many again."""
+    angles = np.sort(np.random.default_rng(2).uniform(0.01, 1.5, 3000))
+    rows = unit(np.stack([np.cos(angles), np.sin(angles), np.full(3000, 0.001)], axis=1))
+    expected = best_of(exact_cosines(rows, rows), 40, np.eye(len(rows), dtype=bool))
+    searches: list[int] = []
+    search = nearest._Search
+
+    def spy(queries: Any, *arguments: Any, guess: bool = True) -> Any:
+        searches.append(-1 if guess else len(queries))
+        return search(queries, *arguments, guess=guess)
+
+    monkeypatch.setattr(nearest, "_Search", spy)
+    assert_same(top_k(rows, 40), expected)
+    assert searches == [-1], "rows come in random order, so hardly a guess fails"
+    monkeypatch.setattr(nearest, "_shuffled", lambda rows: rows)
+    assert_same(top_k(rows, 40), expected)
+    assert searches[1] == -1
+    assert searches[2] > 100
 
 
 def test_near_ties_would_mislead_a_plain_fp32_search() -> None:
@@ -133,47 +228,40 @@ def test_queries_and_groups_follow_the_definition(data: st.DataObject) -> None:
 
     rows, queries, k = draw_rows(0), draw_rows(0), data.draw(st.integers(1, 14))
     groups, query_groups = rng.integers(0, 4, len(rows)), rng.integers(0, 4, len(queries))
-    blocks = {"query_block": data.draw(st.integers(1, 13)), "row_block": data.draw(st.integers(1, 13))}
     own, crossed = cosines_by_fsum(rows, rows), cosines_by_fsum(queries, rows)
-    assert_same(top_k(rows, k, **blocks), slow_top_k(own, k, lambda q, i: q != i))
-    assert_same(top_k(rows, k, exclude=groups, **blocks), slow_top_k(own, k, lambda q, i: groups[q] != groups[i]))
-    assert_same(top_k(rows, k, queries=queries, **blocks), slow_top_k(crossed, k, lambda *_: True))
+    assert_same(top_k(rows, k), slow_top_k(own, k, lambda q, i: q != i))
+    assert_same(top_k(rows, k, exclude=groups), slow_top_k(own, k, lambda q, i: groups[q] != groups[i]))
+    assert_same(top_k(rows, k, queries=queries), slow_top_k(crossed, k, lambda *_: True))
     assert_same(
-        top_k(rows, k, queries=queries, exclude=groups, exclude_queries=query_groups, **blocks),
+        top_k(rows, k, queries=queries, exclude=groups, exclude_queries=query_groups),
         slow_top_k(crossed, k, lambda q, i: query_groups[q] != groups[i]),
     )
 
 
-def test_threads_and_blocks_do_not_change_a_bit() -> None:
-    rng = np.random.default_rng(5)
-    centres = rng.normal(size=(12, 64))
-    rows = unit(centres[rng.integers(0, 12, 900)] + 0.3 * rng.normal(size=(900, 64)))
-    rows[500:] = rows[rng.integers(0, 500, 400)]
-    exact = rows.astype(np.float64)
-    norms = np.sqrt((exact**2).sum(axis=1))
-    cosines = (exact @ exact.T / (norms[:, None] * norms)).astype(np.float32)
-    np.fill_diagonal(cosines, -np.inf)
-    ids = np.argsort(-cosines, axis=1, kind="stable")[:, :8]
-    for threads, query_block, row_block in [(1, 1024, 4096), (2, 1024, 4096), (2, 100, 333), (1, 512, 90)]:
-        with threadpool_limits(threads):
-            found = top_k(rows, 8, query_block=query_block, row_block=row_block)
-        assert_same(found, (np.take_along_axis(cosines, ids, axis=1), ids))
+def test_the_fast_product_alone_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Integers wrong by as much as is said leave the result as it is."""
+    rng = np.random.default_rng(3)
+    rows = unit(rng.normal(size=(600, 24)))
+    expected = best_of(exact_cosines(rows, rows), 40, np.eye(len(rows), dtype=bool))
+    prepare = nearest.PreparedRows.of
+
+    def wrong(*arguments: Any, **options: Any) -> nearest.PreparedRows:
+        prepared = prepare(*arguments, **options)
+        integers = prepared.kernel.pairs.view(np.int16)
+        noise = np.where(integers != 0, rng.integers(-40, 41, integers.shape), 0).astype(np.int16)
+        integers += noise
+        return nearest.PreparedRows(prepared.kernel, prepared.error + float(np.linalg.norm(noise, axis=1).max()))
+
+    monkeypatch.setattr(nearest.PreparedRows, "of", wrong)
+    assert_same(top_k(rows, 40), expected)
+    assert_same(top_k(rows, 3), (expected[0][:, :3], expected[1][:, :3]))
 
 
-def test_the_fast_product_alone_decides_nothing(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proposals wrong by as much as the bound allows leave the result as it is."""
-    rows = near_ties(np.random.default_rng(3))
-    expected = top_k(rows, 9)
-    slack = 1e-5
-    rng = np.random.default_rng(0)
-
-    def wrong(self: ExactRows) -> np.ndarray:
-        noise = rng.uniform(-slack / 4, slack / 4, size=(len(self.norms), 1))
-        return (self.high / self.norms[:, None] * (1 + noise)).astype(np.float32)
-
-    monkeypatch.setattr(ExactRows, "unit", wrong)
-    monkeypatch.setitem(top_k.__globals__, "_proposal_error", lambda _: slack)
-    assert_same(top_k(rows, 9, row_block=16), expected)
+def test_rows_that_tie_with_too_many_are_left_out_before() -> None:
+    rows = np.repeat(np.eye(2, 5, dtype=np.float16), [50, 3], axis=0)
+    np.testing.assert_array_equal(np.flatnonzero(~redundant_rows(rows, 4, None)), [0, 1, 2, 3, 50, 51, 52])
+    groups = np.arange(53) // 2
+    np.testing.assert_array_equal(np.flatnonzero(~redundant_rows(rows, 4, groups)), [0, 1, 2, 3, 4, 5, 50, 51, 52])
 
 
 def test_groups_may_have_names() -> None:
@@ -197,7 +285,6 @@ def test_places_left_over_are_marked() -> None:
     ("arguments", "found"),
     [
         ({"k": 0}, "k=0"),
-        ({"row_block": 0}, "row_block=0"),
         ({"queries": np.ones((2, 4))}, "queries have 4 values"),
         ({"queries": np.zeros((1, 3))}, "queries: row 0 is all zeros"),
         ({"exclude": [1]}, r"exclude: found shape \(1,\)"),
