@@ -1,0 +1,169 @@
+"""Embeddings that are kept between jobs, by the caption's text and the teacher's fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcls_core.errors import ModelError
+from bcls_core.store.canonical import fingerprint as name_of
+from bcls_core.store.filesystem import Filesystem
+from bcls_core.store.local import LocalFilesystem
+
+Rows = NDArray[np.float16]
+Keys = NDArray[np.bytes_]
+Encode = Callable[[Sequence[str]], Rows]
+
+FOLDER = "embeddings"
+PIECE = 16384
+"""Captions encoded between two writes: what a killed job loses at most."""
+
+_MAGIC = b"BCLSROWS"
+_DIGEST = 32
+_HEADER = 32  # magic, number of rows, numbers in a row, zeros
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows of one file: `keys` (n,) sha256 of texts in ascending order, `rows` (n, dimension)."""
+
+    keys: Keys
+    rows: Rows
+
+
+class EmbeddingCache:
+    """Rows of one teacher, in parts that are written once and never changed, below `embeddings/` of a root.
+
+    A part has the next free number and is put if absent, whole or not at all; so processes that write at once queue
+    up, and of two rows for one text the part with the lower number decides, for everybody and for good. A part whose
+    checksum is wrong counts as absent: its texts are encoded again and written to a new part. Parts on a disk are
+    mapped into memory, others are read.
+    """
+
+    def __init__(self, filesystem: Filesystem, fingerprint: Mapping[str, Any], dimension: int) -> None:
+        """
+        Args:
+            filesystem: a root, for example a store's.
+            fingerprint: of the teacher; teachers of different fingerprints share nothing.
+            dimension: numbers in a row.
+        """
+        self._filesystem = filesystem
+        self._folder = f"{FOLDER}/{name_of(fingerprint)[:32]}"
+        self._dimension = dimension
+        self._parts: dict[str, _Part | None] = {}  # None: damaged
+
+    def encode(self, captions: Sequence[str], encode: Encode) -> Rows:
+        """(captions, dimension) rows: those that are known as they are kept, the others from `encode`, then kept.
+
+        Args:
+            captions: texts; equal ones are encoded once.
+            encode: texts -> rows, as `TextTeacher.encode`; called for at most `PIECE` texts at once.
+        Raises:
+            ModelError: `encode` gives rows of another number or width.
+        """
+        texts = list(dict.fromkeys(captions))
+        keys = _keys(texts)
+        rows, known = self._look_up(keys)
+        unknown = np.flatnonzero(~known)
+        for start in range(0, len(unknown), PIECE):
+            places = unknown[start : start + PIECE]
+            rows[places] = self._keep(keys[places], self._checked(encode, [texts[place] for place in places]))
+        place_of = {text: place for place, text in enumerate(texts)}
+        own = np.fromiter((place_of[caption] for caption in captions), dtype=np.int64, count=len(captions))
+        return rows[own]
+
+    def _checked(self, encode: Encode, texts: list[str]) -> Rows:
+        rows = np.asarray(encode(texts))
+        if rows.shape != (len(texts), self._dimension) or rows.dtype != np.float16:
+            raise ModelError(
+                f"the teacher gives {rows.dtype} rows of shape {rows.shape} for {len(texts)} captions, where its cache "
+                f"{self._filesystem.url}/{self._folder} keeps float16 rows of {self._dimension} numbers.\n"
+                "  Give the cache the dimension and the fingerprint of this very teacher."
+            )
+        return rows
+
+    def _look_up(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
+        """The rows of keys, and which of them are known."""
+        rows = np.zeros((len(keys), self._dimension), dtype=np.float16)
+        known = np.zeros(len(keys), dtype=np.bool_)
+        for part in self._read_parts():
+            asked = np.flatnonzero(~known)
+            if not len(asked):
+                break
+            places = np.minimum(np.searchsorted(part.keys, keys[asked]), len(part.keys) - 1)
+            found = part.keys[places] == keys[asked]
+            rows[asked[found]] = part.rows[places[found]]
+            known[asked[found]] = True
+        return rows, known
+
+    def _keep(self, keys: Keys, rows: Rows) -> Rows:
+        """Write rows; returned are those that are kept, which another process may have written meanwhile."""
+        while True:
+            kept, known = self._look_up(keys)
+            kept[~known] = rows[~known]
+            if known.all():
+                return kept
+            number = 1 + max(map(int, self._parts), default=-1)
+            data = _to_bytes(keys[~known], rows[~known])
+            if self._filesystem.put_if_absent(f"{self._folder}/{number:08d}", data):
+                return kept
+
+    def _read_parts(self) -> list[_Part]:
+        """All whole parts in order of their numbers; each is read and checked once."""
+        for name in self._filesystem.names(self._folder):
+            if name not in self._parts and name.isdigit():
+                self._parts[name] = self._read(f"{self._folder}/{name}")
+        return [part for _, part in sorted(self._parts.items()) if part is not None]
+
+    def _read(self, path: str) -> _Part | None:
+        data: NDArray[np.uint8]
+        if isinstance(self._filesystem, LocalFilesystem):
+            full = Path(self._filesystem.full(path))
+            data = np.memmap(full, dtype=np.uint8, mode="r") if full.stat().st_size else np.empty(0, np.uint8)
+        else:
+            data = np.frombuffer(self._filesystem.read(path), dtype=np.uint8)
+        part = _from_bytes(data, self._dimension)
+        if part is None:
+            _LOG.warning(
+                "%s/%s is damaged: its captions are encoded again. Remove it while no job runs.",
+                self._filesystem.url,
+                path,
+            )
+        return part
+
+
+def _keys(texts: Sequence[str]) -> Keys:
+    digests = b"".join(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
+    return np.frombuffer(digests, dtype=f"S{_DIGEST}")
+
+
+def _to_bytes(keys: Keys, rows: Rows) -> bytes:
+    """Header, keys in ascending order, their rows (little-endian), sha256 of all that."""
+    order = np.argsort(keys, kind="stable")
+    count, dimension = rows.shape
+    header = _MAGIC + np.array([count, dimension, 0], dtype="<u8").tobytes()
+    data = header + keys[order].tobytes() + rows[order].astype("<f2").tobytes()
+    return data + hashlib.sha256(data).digest()
+
+
+def _from_bytes(data: NDArray[np.uint8], dimension: int) -> _Part | None:
+    """None if the bytes are not what `_to_bytes` makes of at least one row of that dimension."""
+    if len(data) < _HEADER + _DIGEST or data[:8].tobytes() != _MAGIC:
+        return None
+    count, width = (int(number) for number in data[8:24].view("<u8"))
+    middle = _HEADER + count * _DIGEST
+    end = middle + count * width * 2
+    if count == 0 or width != dimension or len(data) != end + _DIGEST:
+        return None
+    if hashlib.sha256(data[:end].data).digest() != data[end:].tobytes():
+        return None
+    keys = data[_HEADER:middle].view(f"S{_DIGEST}")
+    return _Part(keys, data[middle:end].view("<f2").reshape(count, width))
