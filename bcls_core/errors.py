@@ -49,6 +49,12 @@ class StalePublicationError(StoreError):
     """Somebody published a newer version while this job was at work; its own version is not made current."""
 
 
+class GateError(BclsError):
+    """What was made does not reach the quality it must have; the version published before stays."""
+
+    exit_code = 3
+
+
 class LockHeldError(BclsError):
     """Another process is making the same artefact."""
 
