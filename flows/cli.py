@@ -17,6 +17,8 @@ from bcls_core.config import EvaluateSettings, Recipe, RuntimeSettings, Split, l
 from bcls_core.errors import BclsError, ConfigError
 from flows import preflight, recipes
 from flows.context import Context, absolute_root
+from flows.options import by_measure
+from flows.pages import check_page
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -154,6 +156,51 @@ def label(
     from flows import label as flow
 
     _show(flow.run(context, recipe, corpus=corpus), as_json)
+
+
+@app.command()
+def audit(
+    config: ConfigOption,
+    corpus: CorpusOption = None,
+    labels: LabelsOption = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a self-contained page with examples.")] = None,
+    near: Annotated[
+        list[str] | None,
+        typer.Option(help="MEASURE=SIMILARITY from which captions of two splits are near duplicates; may be repeated."),
+    ] = None,
+    false_negative: Annotated[
+        list[str] | None,
+        typer.Option(help="MEASURE=LABEL from which unannotated pairs are likely false negatives; may be repeated."),
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(min=0, max=256, help="Of 256 in which hashes of one picture may differ.")
+    ] = None,
+    cosine: Annotated[float | None, typer.Option(min=-1, max=1, help="From which features are of one picture.")] = None,
+    examples: Annotated[int, typer.Option(min=0, max=1000, help="How many to show of each kind.")] = 8,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Exit 3 if a larger share of a split's captions or images leaks."),
+    ] = None,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Leaks between splits, and labels that contradict annotations, before training on them."""
+    recipe, context = _recipe(config, overrides, root, local=True)
+    check_page(html)
+    near_from = by_measure("--near", near or [])
+    negative_from = by_measure("--false-negative", false_negative or [])
+    from bcls_core.audit import NEAR_BITS, NEAR_COSINE, AuditSettings
+    from flows import audit as flow
+
+    settings = AuditSettings(
+        near=near_from,
+        false_negative=negative_from,
+        bits=NEAR_BITS if bits is None else bits,
+        cosine=NEAR_COSINE if cosine is None else cosine,
+        examples=examples,
+    )
+    _show(flow.run(context, recipe, settings, corpus=corpus, labels=labels, html=html, fail_above=fail_above), as_json)
 
 
 @app.command()
