@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bcls_core.errors import ShapeError, StoreError
-from bcls_core.similarity.tokens import ngrams, order_of, tokenize
+from bcls_core.similarity.tokens import LONGEST_NGRAM, ngrams, order_of
 
 TABLE_SCHEMA = pa.schema(
     [
@@ -96,12 +96,18 @@ class DocumentCounter:
             image_ids: the image of each caption.
             counted: False for captions whose n-grams need ids but must not influence any weight.
         """
-        documents: dict[Any, set[str]] = {}
-        for caption, image in zip(captions, image_ids, strict=True):
-            documents.setdefault(image, set()).update(ngrams(tokenize(caption)))
-        self._images += counted * len(documents)
-        for document in documents.values():
-            self._counts.update(document if counted else dict.fromkeys(document, 0))
+        images: dict[Any, int] = {}
+        documents = [images.setdefault(image, len(images)) for _, image in zip(captions, image_ids, strict=True)]
+        found = ngrams(captions)
+        if not counted:
+            self._counts.update(dict.fromkeys(found.names, 0))
+            return
+        self._images += len(images)
+        document_of = np.array(documents, dtype=np.int64)[found.captions]
+        held = np.sort(found.numbers * len(images) + document_of)
+        once = held[np.diff(held, prepend=-1) > 0]  # an n-gram counts once an image
+        counts = np.bincount(once // max(len(images), 1), minlength=len(found.names))
+        self._counts.update(dict(zip(found.names, counts.tolist(), strict=True)))
 
     def frequencies(self) -> DocumentFrequencies:
         """What was counted.
@@ -113,6 +119,9 @@ class DocumentCounter:
             raise ShapeError("document frequencies of no image are undefined. Give at least one image's captions.")
         if len(self._counts) >= _MAX_IDS:
             raise ShapeError(f"found {len(self._counts)} n-grams, at most {_MAX_IDS} can have ids. Split the corpus.")
-        names = ["", *sorted(self._counts, key=lambda ngram: (order_of(ngram), ngram))]
+        by_order: list[list[str]] = [[] for _ in range(LONGEST_NGRAM + 1)]
+        for ngram in self._counts:
+            by_order[order_of(ngram)].append(ngram)
+        names = ["", *(ngram for same in by_order for ngram in sorted(same))]
         counts = [self._images, *(self._counts[name] for name in names[1:])]
         return DocumentFrequencies({name: i for i, name in enumerate(names)}, np.array(counts, dtype=np.int64))

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from bcls_core.similarity.measure import FloatArray, IntArray
-from bcls_core.similarity.row_book import EMBEDDINGS
+from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS
+from bcls_core.similarity.tfidf import SparseRows
 
 TFIDF_SCHEMA = pa.schema(
     [
@@ -18,6 +19,19 @@ TFIDF_SCHEMA = pa.schema(
         pa.field("weights", pa.list_(pa.float32()), nullable=False),
     ]
 )
+"""Table `caption_tfidf/MEASURE`: CIDEr's rows; the weights are multiples of 2^-24."""
+
+COUNTED_TFIDF_SCHEMA = pa.schema(
+    [
+        pa.field("caption_id", pa.int64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("ngrams", pa.list_(pa.int32()), nullable=False),
+        pa.field("counts", pa.list_(pa.int32()), nullable=False),
+        pa.field("weights", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""Table `caption_counted_tfidf/MEASURE`: CIDEr-D's rows. Weights as CIDEr's; how often each n-gram occurs; tokens."""
 
 NEIGHBOURS_SCHEMA = pa.schema(
     [
@@ -43,20 +57,27 @@ def embeddings_schema(dimension: int) -> pa.Schema:
 
 
 def representations_table(kind: str, caption_ids: Any, splits: Any, rows: Any) -> pa.Table:
-    """Rows of `caption_embeddings/MEASURE` or `caption_tfidf/MEASURE`.
+    """Rows of `caption_embeddings/MEASURE`, `caption_tfidf/MEASURE` or `caption_counted_tfidf/MEASURE`.
 
     Args:
-        kind: `caption_embeddings` or `caption_tfidf`.
+        kind: `caption_embeddings`, `caption_tfidf` or `caption_counted_tfidf`.
         caption_ids, splits: Arrow columns, one entry a row.
-        rows: (captions, dimension) fp16 array, or CSR array.
+        rows: (captions, dimension) fp16 array, CSR array, or `CountedRows`.
     """
     if kind == EMBEDDINGS:
         values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
         return pa.table([caption_ids, splits, values], schema=embeddings_schema(rows.shape[1]))
+    if kind == COUNTED_TFIDF:
+        lists = [*_lists(rows.counts), *_lists(rows.weights)[1:]]
+        return pa.table([caption_ids, splits, pa.array(rows.lengths), *lists], schema=COUNTED_TFIDF_SCHEMA)
+    return pa.table([caption_ids, splits, *_lists(rows)], schema=TFIDF_SCHEMA)
+
+
+def _lists(rows: SparseRows) -> list[pa.ListArray]:
+    """Columns and values of each row."""
     starts = pa.array(rows.indptr.astype(np.int32))
     ngrams = pa.ListArray.from_arrays(starts, pa.array(rows.indices.astype(np.int32)))
-    weights = pa.ListArray.from_arrays(starts, pa.array(rows.data))
-    return pa.table([caption_ids, splits, ngrams, weights], schema=TFIDF_SCHEMA)
+    return [ngrams, pa.ListArray.from_arrays(starts, pa.array(rows.data))]
 
 
 def neighbours_table(measure: str, caption_ids: IntArray, neighbours: IntArray, scores: FloatArray) -> pa.Table:

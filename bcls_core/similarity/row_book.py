@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic
 
@@ -19,11 +19,12 @@ from scipy import sparse
 
 from bcls_core.errors import StoreError
 from bcls_core.similarity.cosine import StoredRows
+from bcls_core.similarity.counted_rows import CountedRows
 from bcls_core.similarity.measure import FloatArray, IntArray, Rows
 from bcls_core.similarity.tfidf import SparseRows
 
-EMBEDDINGS, TFIDF = "caption_embeddings", "caption_tfidf"
-"""Tables of representations are named `caption_embeddings/MEASURE` or `caption_tfidf/MEASURE`."""
+EMBEDDINGS, TFIDF, COUNTED_TFIDF = "caption_embeddings", "caption_tfidf", "caption_counted_tfidf"
+"""Tables of representations are named by what a row is and by the measure, such as `caption_tfidf/MEASURE`."""
 
 
 class RowBook(ABC, Generic[Rows]):
@@ -86,18 +87,51 @@ class SparseBook(RowBook[SparseRows]):
         self._width = int(ngrams.max()) + 1 if len(ngrams) else 1
 
     def _at(self, places: IntArray) -> SparseRows:
-        lengths = self._starts[places + 1] - self._starts[places]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        cells = np.repeat(self._starts[places] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        indptr, cells = _cells_of(self._starts, places)
         return sparse.csr_array((self._weights[cells], self._ngrams[cells], indptr), shape=(len(places), self._width))
+
+
+class CountedBook(RowBook[CountedRows]):
+    """Sparse rows with counts and lengths: `weights` and `counts` `[starts[i]:starts[i + 1]]` belong to row i."""
+
+    def __init__(
+        self,
+        ids: IntArray,
+        starts: IntArray,
+        ngrams: NDArray[np.int32],
+        weights: FloatArray,
+        counts: NDArray[np.int32],
+        lengths: NDArray[np.int32],
+    ) -> None:
+        super().__init__(ids)
+        self._starts = starts
+        self._ngrams = ngrams
+        self._weights = weights
+        self._counts = counts
+        self._lengths = lengths
+        self._width = int(ngrams.max()) + 1 if len(ngrams) else 1
+
+    def _at(self, places: IntArray) -> CountedRows:
+        indptr, cells = _cells_of(self._starts, places)
+        ngrams, shape = self._ngrams[cells], (len(places), self._width)
+        weights = sparse.csr_array((self._weights[cells], ngrams, indptr), shape=shape)
+        counts = sparse.csr_array((self._counts[cells], ngrams, indptr), shape=shape)
+        return CountedRows(weights, counts, self._lengths[places])
+
+
+def _cells_of(starts: IntArray, places: IntArray) -> tuple[IntArray, IntArray]:
+    """Where the cells of each of some rows end, and which cells they are."""
+    lengths = starts[places + 1] - starts[places]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return indptr, np.repeat(starts[places] - indptr[:-1], lengths) + np.arange(indptr[-1])
 
 
 def open_book(kind: str, tables: Iterable[pa.Table]) -> RowBook[Any]:
     """Copies representation tables, one at a time, into files without names and maps those.
 
     Args:
-        kind: `EMBEDDINGS` or `TFIDF`.
-        tables: parts of the table, with caption_id and embedding, or caption_id, ngrams and weights.
+        kind: `EMBEDDINGS`, `TFIDF` or `COUNTED_TFIDF`.
+        tables: parts of the table, with the columns that `label_tables` gives it; others are passed over.
     """
     return _BUILDERS[kind](tables)
 
@@ -115,21 +149,44 @@ def _dense_book(tables: Iterable[pa.Table]) -> DenseBook:
 
 
 def _sparse_book(tables: Iterable[pa.Table]) -> SparseBook:
+    with _Columns("ngrams", "weights") as columns:
+        ids, starts = _read_cells(tables, columns)
+        return SparseBook(ids, starts, columns.mapped("ngrams", np.int32), columns.mapped("weights", np.float32))
+
+
+def _counted_book(tables: Iterable[pa.Table]) -> CountedBook:
+    tokens: list[NDArray[np.int32]] = []
+
+    def read() -> Iterator[pa.Table]:
+        for table in tables:
+            tokens.append(table.column("length").to_numpy())
+            yield table
+
+    with _Columns("ngrams", "weights", "counts") as columns:
+        ids, starts = _read_cells(read(), columns)
+        cells = columns.mapped("ngrams", np.int32), columns.mapped("weights", np.float32)
+        lengths = np.concatenate([*tokens, np.empty(0, dtype=np.int32)])
+        return CountedBook(ids, starts, *cells, columns.mapped("counts", np.int32), lengths)
+
+
+def _read_cells(tables: Iterable[pa.Table], columns: _Columns) -> tuple[IntArray, IntArray]:
+    """Ids of the rows and where their cells begin, which are written to files, a file a column."""
     ids: list[IntArray] = []
     lengths: list[IntArray] = []
-    with _Columns("ngrams", "weights") as columns:
-        for table in tables:
-            ngrams = table.column("ngrams").combine_chunks()
-            columns.append("ngrams", ngrams.flatten().to_numpy())
-            columns.append("weights", table.column("weights").combine_chunks().flatten().to_numpy())
-            lengths.append(np.diff(ngrams.offsets.to_numpy()).astype(np.int64))
-            ids.append(table.column("caption_id").to_numpy())
-        starts = np.concatenate([[0], np.cumsum(_joined(lengths))])
-        cells = columns.mapped("ngrams", np.int32), columns.mapped("weights", np.float32)
-        return SparseBook(_joined(ids), starts, *cells)
+    for table in tables:
+        for name in columns.names:
+            cells = table.column(name).combine_chunks()
+            columns.append(name, cells.flatten().to_numpy())
+        lengths.append(np.diff(cells.offsets.to_numpy()).astype(np.int64))
+        ids.append(table.column("caption_id").to_numpy())
+    return _joined(ids), np.concatenate([[0], np.cumsum(_joined(lengths))])
 
 
-_BUILDERS: dict[str, Callable[[Iterable[pa.Table]], RowBook[Any]]] = {EMBEDDINGS: _dense_book, TFIDF: _sparse_book}
+_BUILDERS: dict[str, Callable[[Iterable[pa.Table]], RowBook[Any]]] = {
+    EMBEDDINGS: _dense_book,
+    TFIDF: _sparse_book,
+    COUNTED_TFIDF: _counted_book,
+}
 
 
 class _Columns:
@@ -142,6 +199,10 @@ class _Columns:
 
     def __enter__(self) -> _Columns:
         return self
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._files)
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():

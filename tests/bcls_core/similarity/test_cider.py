@@ -98,9 +98,8 @@ def test_top_k_is_the_matrix_sorted() -> None:
     order = np.argsort(-matrix, axis=1, kind="stable")[:, :9]
     np.testing.assert_array_equal(ids, order)
     assert scores.tobytes() == np.take_along_axis(matrix, order, axis=1).tobytes()
-    for cells in (29, 80, 700):
-        rows = cider._rows(captions)
-        again = TfidfSimilarity().top_k(rows, 9, exclude=groups, tile_cells=cells)
+    for at_once in (1, 29, 700):
+        again = TfidfSimilarity().top_k(cider._rows(captions), 9, exclude=groups, queries_at_once=at_once)
         assert again[0].tobytes() == scores.tobytes()
         np.testing.assert_array_equal(again[1], ids)
     with pytest.raises(ShapeError, match="k=0"):
