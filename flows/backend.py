@@ -52,6 +52,8 @@ class _Runner:
 
     def __call__(self, piece: Piece) -> Record:
         started = time.perf_counter()
+        if self._draft is not None:
+            self._draft.start(piece["piece"])
         result = self._work(piece)
         seconds = round(time.perf_counter() - started, 4)
         origin: dict[str, Any] = {"task": _task_id(), "pid": os.getpid(), "node": platform.node(), "seconds": seconds}
@@ -162,15 +164,17 @@ class RayBackend:
         size = min(self._workers, len(pieces))
         table = ray.data.from_items([{"piece": json.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces))
         runner = _RayRunner(uuid.uuid4().hex, worker, arguments, draft)
-        # On CPUs tasks: unlike an actor, the process that ran one stage serves the next, its imports paid for. Half a
-        # CPU each leaves room for what feeds them on a two-core machine. A GPU belongs to the actor that loaded on it.
+        # On CPUs tasks: unlike an actor, the process that ran one stage serves the next, its imports paid for. A GPU
+        # belongs to the actor that loaded on it.
         if arguments.get("device") == "cuda":
             require_resources(size, gpus=1)
             records = table.map_batches(
                 _RayActor, fn_constructor_args=(runner,), batch_size=1, compute=ActorPoolStrategy(size=size), num_gpus=1
             )
         else:
-            records = table.map_batches(runner, batch_size=1, compute=TaskPoolStrategy(size=size), num_cpus=0.5)
+            records = table.map_batches(
+                runner, batch_size=1, compute=TaskPoolStrategy(size=size), num_cpus=_cpus_each(size)
+            )
         try:
             for row in records.iter_rows():
                 record = json.loads(row["record"])
@@ -181,6 +185,17 @@ class RayBackend:
             raise
         except Exception as error:
             raise own_error(error) or BclsError(f"a piece failed on Ray: {error}") from error
+
+
+def _cpus_each(workers: int) -> float:
+    """CPUs of a worker, and so its threads: a fair share of the smallest node that has any, of which one CPU stays free
+    for what feeds the workers. Half a CPU on two-core machines, where whole ones would leave none."""
+    import ray
+
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    sizes = [cpus for cpus in nodes if cpus]
+    on_each_node = -(-workers // max(1, len(sizes)))
+    return float(max(0.5, (min(sizes, default=1) - 1) // on_each_node))
 
 
 def _error_of(record: Record) -> BclsError:
@@ -228,7 +243,8 @@ def _split_done(pieces: list[Piece], draft: Draft | None) -> tuple[dict[str, Rec
 
 
 def _collect(done: dict[str, Record], records: Iterable[Record], pieces: list[Piece], what: str) -> None:
-    with progress_bar(what, total=len(pieces), completed=len(done)) as advance:
+    work = {piece["piece"]: int(piece.get("work", 1)) for piece in pieces}
+    with progress_bar(what, total=sum(work.values()), completed=sum(work[name] for name in done)) as advance:
         for record in records:
             done[record["piece"]] = record
-            advance(1)
+            advance(work[record["piece"]])

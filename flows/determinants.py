@@ -14,6 +14,7 @@ from typing import Any
 from bcls_core.config import (
     CustomStudent,
     EmbeddingMeasureSettings,
+    IvfSearch,
     LabelSettings,
     PretrainedTower,
     TrainSettings,
@@ -25,6 +26,8 @@ from bcls_core.store import Artifact
 TRAINING_ALGORITHM = 3
 EVALUATION_ALGORITHM = 2
 """Raised by hand when the same inputs give other results."""
+
+_STAGE_OF_MEASURE = {"embedding": "text-teacher", "cider": "cider", "cider-d": "cider-d"}
 
 
 def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> dict[str, Any]:
@@ -48,9 +51,12 @@ def of_labels(settings: LabelSettings, corpus: Artifact) -> dict[str, Any]:
         for name, measure in settings.measures.items()
         if isinstance(measure, EmbeddingMeasureSettings)
     }
+    at_work = {"gaps", "neighbours"} | {_STAGE_OF_MEASURE[measure.kind] for measure in settings.measures.values()}
+    at_work |= {"ivf"} if isinstance(settings.search, IvfSearch) else set()
+    at_work |= {"soft-labels"} if settings.soft_labels is not None else set()
     return {
         "stage": "label",
-        "algorithm": ALGORITHM_VERSIONS,
+        "algorithm": {stage: version for stage, version in ALGORITHM_VERSIONS.items() if stage in at_work},
         "settings": content_of(settings),
         "corpus": corpus.content_digest,
         "models": models,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from bcls_core.config import CiderMeasureSettings, Recipe
+from bcls_core.config import EmbeddingMeasureSettings, IvfSearch, Recipe
 from bcls_core.similarity import load_gaps
-from bcls_core.similarity.labels import EstimateGaps, FitCider, NeighboursShard, RepresentShard
+from bcls_core.similarity.ivf_recall import Recall, require_recall
+from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard, shard_splits
+from bcls_core.similarity.neighbour_labels import FitIvf, GatherSplit, MeasureRecall, SearchPanel
 from bcls_core.store import Artifact, Draft
 from flows import determinants, lineage
-from flows.backend import Record, WorkerClass, origins
+from flows.backend import Record, WorkerClass, origins, results
 from flows.context import Context
 from flows.produce import Making, Produced, produce
 from flows.result import Grid, Result
@@ -43,29 +45,80 @@ def _compute(
 ) -> Artifact:
     settings = recipe.label
     places = {"root": context.root, "corpus": corpus.version, "labels": draft.version}
-    shards = range(len(corpus.parts("captions")))
+    captions = [part.rows or 0 for part in corpus.parts("captions")]
+    splits = shard_splits(corpus)
     records: list[Record] = []
 
-    def stage(worker: WorkerClass, pieces: list[dict[str, Any]], what: str, **arguments: Any) -> None:
-        records.extend(context.backend.run(worker, places | arguments, pieces, draft=draft, what=what))
+    def stage(worker: WorkerClass, pieces: list[dict[str, Any]], what: str, **arguments: Any) -> list[dict[str, Any]]:
+        done = context.backend.run(worker, places | arguments, pieces, draft=draft, what=what)
+        records.extend(done)
+        return results(done)
 
-    if any(isinstance(measure, CiderMeasureSettings) for measure in settings.measures.values()):
-        stage(FitCider, [{"piece": "fit-cider"}], "counting n-grams")
+    embeddings = [name for name, kind in settings.measures.items() if isinstance(kind, EmbeddingMeasureSettings)]
+    approximate = isinstance(settings.search, IvfSearch)
+    if len(embeddings) < len(settings.measures):
+        stage(FitFrequencies, [{"piece": "fit-frequencies"}], "counting n-grams")
     for name, measure in settings.measures.items():
-        pieces = [{"piece": f"represent-{name}-{shard:05d}", "shard": shard} for shard in shards]
+        pieces = [
+            {"piece": f"represent-{name}-{shard:05d}", "shard": shard, "work": 1 + captions[shard]}
+            for shard in range(len(captions))
+        ]
         stage(RepresentShard, pieces, f"{name}: captions", measure=name, settings=measure, device=context.device)
-    for name, measure in settings.measures.items():
-        pieces = [{"piece": f"neighbours-{name}-{shard:05d}", "shard": shard} for shard in shards]
-        stage(NeighboursShard, pieces, f"{name}: neighbours", measure=name, settings=measure, k=settings.neighbours)
+    recalls: dict[str, dict[str, Any]] = {}
+    for name in settings.measures:
+        of_measure = {"measure": name, "settings": settings}
+        if name in embeddings:
+            stage(GatherSplit, _by_split(f"gather-{name}", splits), f"{name}: gathering", **of_measure)
+        if approximate:
+            stage(FitIvf, _by_split(f"fit-ivf-{name}", splits), f"{name}: clusters", **of_measure)
+        pieces = panels(f"neighbours-{name}", splits, captions, context.runtime.panel_captions)
+        stage(SearchPanel, pieces, f"{name}: neighbours", **of_measure)
+        if approximate:
+            found = stage(MeasureRecall, _by_split(f"recall-{name}", splits), f"{name}: recall", **of_measure)
+            recalls[name] = {record["split"]: record["recall"] for record in found}
     gaps = {"measures": settings.measures, "pairs": settings.gap_pairs, "seed": settings.seed}
     stage(EstimateGaps, [{"piece": "gap-quantiles"}], "label gaps", **gaps)
+    if isinstance(settings.search, IvfSearch):
+        for name, of_split in recalls.items():
+            for split, recall in of_split.items():
+                require_recall(Recall(**recall), settings.search.recall_floor, f"{name}, split {split}")
     return draft.commit(
         fingerprint=determined,
         schema="labels/1",
         parents={"corpus": corpus.version},
-        statistics={"recipe": recipe.name, "measures": sorted(settings.measures)},
-        sidecar={"mlflow_run": job.run_id, "pieces": origins(records)},
+        statistics={"recipe": recipe.name, "measures": sorted(settings.measures)}
+        | ({"recall": recalls} if approximate else {}),
+        sidecar={"mlflow_run": job.run_id, "pieces": origins(records), "starts": draft.starts()},
     )
+
+
+def panels(name: str, splits: list[str | None], captions: list[int], most: int) -> list[dict[str, Any]]:
+    """Pieces of shards that lie side by side in one split, with at most `most` captions where a shard has no more.
+
+    Args:
+        splits, captions: of each shard.
+    """
+    cut: list[list[int]] = []
+    for shard, split in enumerate(splits):
+        last = cut[-1] if cut else []
+        fits = last and splits[last[-1]] == split and sum(captions[s] for s in last) + captions[shard] <= most
+        if fits:
+            last.append(shard)
+        else:
+            cut.append([shard])
+    of_split = {split: sum(n for s, n in zip(splits, captions, strict=True) if s == split) for split in splits}
+    return [
+        {
+            "piece": f"{name}-{shards[0]:05d}-{shards[-1]:05d}",
+            "shards": shards,
+            "work": 1 + sum(captions[shard] for shard in shards) * of_split[splits[shards[0]]],
+        }
+        for shards in cut
+    ]
+
+
+def _by_split(name: str, splits: list[str | None]) -> list[dict[str, Any]]:
+    return [{"piece": f"{name}-{split}", "split": split} for split in dict.fromkeys(splits) if split is not None]
 
 
 def _record(job: Job, recipe: Recipe, corpus: Artifact, labels: Artifact) -> None:

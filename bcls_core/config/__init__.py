@@ -2,7 +2,16 @@
 
 from bcls_core.config.base import RUNTIME, Section, content_of
 from bcls_core.config.ingest import DemoIngest, IngestSettings, KarpathyIngest, Split
-from bcls_core.config.label import CiderMeasureSettings, EmbeddingMeasureSettings, LabelSettings, MeasureSettings
+from bcls_core.config.label import (
+    CiderDMeasureSettings,
+    CiderMeasureSettings,
+    EmbeddingMeasureSettings,
+    ExactSearch,
+    IvfSearch,
+    LabelSettings,
+    MeasureSettings,
+    SoftLabelSettings,
+)
 from bcls_core.config.load import load_recipe, load_runtime
 from bcls_core.config.objective import GradedTerm, KendallTerm, ObjectiveTerm, TripletTerm
 from bcls_core.config.recipe import EvaluateSettings, Recipe, RegistrySettings, RuntimeSettings
@@ -15,10 +24,12 @@ from bcls_core.config.student import (
     StudentSettings,
     TwoTowerStudent,
 )
-from bcls_core.config.train import TrainSettings
+from bcls_core.config.train import BatchSettings, RandomBatches, RelatedBatches, TrainSettings
 
 __all__ = [
     "RUNTIME",
+    "BatchSettings",
+    "CiderDMeasureSettings",
     "CiderMeasureSettings",
     "ConfiguredImageTower",
     "ConfiguredTextTower",
@@ -26,19 +37,24 @@ __all__ = [
     "DemoIngest",
     "EmbeddingMeasureSettings",
     "EvaluateSettings",
+    "ExactSearch",
     "GivenImageFeatures",
     "GradedTerm",
     "IngestSettings",
+    "IvfSearch",
     "KarpathyIngest",
     "KendallTerm",
     "LabelSettings",
     "MeasureSettings",
     "ObjectiveTerm",
     "PretrainedTower",
+    "RandomBatches",
     "Recipe",
     "RegistrySettings",
+    "RelatedBatches",
     "RuntimeSettings",
     "Section",
+    "SoftLabelSettings",
     "Split",
     "StudentSettings",
     "TrainSettings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
 from bcls_core.config.base import RUNTIME, Section
 
@@ -28,11 +28,61 @@ class CiderMeasureSettings(Section):
     kind: Literal["cider"]
 
 
-MeasureSettings = Annotated[EmbeddingMeasureSettings | CiderMeasureSettings, Field(discriminator="kind")]
+class CiderDMeasureSettings(Section):
+    """CIDEr with clipped counts and a penalty for unequal lengths; needs no weights."""
+
+    kind: Literal["cider-d"]
+
+
+MeasureSettings = Annotated[
+    EmbeddingMeasureSettings | CiderMeasureSettings | CiderDMeasureSettings, Field(discriminator="kind")
+]
+
+
+class ExactSearch(Section):
+    """All pairs: nothing is missed."""
+
+    kind: Literal["exact"] = "exact"
+
+
+class IvfSearch(Section):
+    """Inverted files: only rows of the clusters nearest to a query are compared with it; for embeddings."""
+
+    kind: Literal["ivf"]
+    clusters: PositiveInt | None = Field(default=None, description="the square root of a split's captions if unset")
+    probes: PositiveInt = Field(default=32, description="clusters that a query looks into")
+    most_rows: PositiveInt = Field(default=65_536, description="captions of a cluster; larger ones are split")
+    recall_sample: PositiveInt = Field(default=1000, description="captions searched exactly as well")
+    recall_floor: float = Field(
+        default=0.95, ge=0.0, le=1.0, description="recall, at the lower end of its interval, that rejects the labels"
+    )
+
+
+SearchSettings = Annotated[ExactSearch | IvfSearch, Field(discriminator="kind")]
+
+
+class SoftLabelSettings(Section):
+    """Distributions over a split's captions, `softmax(similarity / temperature)`."""
+
+    temperature: PositiveFloat = 0.05
+    tail_sample: PositiveInt = Field(default=1024, description="captions from which the mass beyond k is estimated")
 
 
 class LabelSettings(Section):
     measures: dict[MeasureName, MeasureSettings] = Field(min_length=1)
     neighbours: PositiveInt = 32
+    search: SearchSettings = ExactSearch()
+    soft_labels: SoftLabelSettings | None = SoftLabelSettings()
     gap_pairs: PositiveInt = Field(default=200_000, description="random image-caption pairs behind the gap quantiles")
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _clusters_need_embeddings(self) -> LabelSettings:
+        if isinstance(self.search, IvfSearch):
+            for name, measure in self.measures.items():
+                if not isinstance(measure, EmbeddingMeasureSettings):
+                    raise ValueError(
+                        f"search: ivf clusters embeddings, and measure {name!r} is of kind {measure.kind}. Leave the "
+                        "measure to a label set of its own, or search exactly"
+                    )
+        return self

@@ -57,6 +57,9 @@ class RuntimeSettings(Section):
     workers: PositiveInt = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
     shard_images: PositiveInt = 512
+    panel_captions: PositiveInt = Field(
+        default=16_384, description="captions whose neighbours one piece finds; the whole split at once is fastest"
+    )
     mlflow_uri: str | None = Field(default=None, description="tracking server; <root>/mlflow.db if unset")
     mlflow_username: str | None = None
     mlflow_password: SecretStr | None = None

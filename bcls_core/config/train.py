@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bcls_core.config.base import Section
+from bcls_core.config.label import MeasureName
 from bcls_core.config.objective import ObjectiveTerm
 from bcls_core.config.student import StudentSettings
+
+
+class RandomBatches(Section):
+    """Captions meet by chance."""
+
+    kind: Literal["random"] = "random"
+
+
+class RelatedBatches(Section):
+    """Part of each batch is groups of related images: a caption and its neighbours in the label set."""
+
+    kind: Literal["related"]
+    measure: MeasureName = Field(description="whose neighbours are brought together")
+    share: float = Field(default=0.5, gt=0.0, le=1.0, description="of each batch, how much may stand in groups")
+    neighbours: PositiveInt = Field(default=8, description="that join a caption; label.neighbours bounds it")
+
+
+BatchSettings = Annotated[RandomBatches | RelatedBatches, Field(discriminator="kind")]
 
 
 class TrainSettings(Section):
     student: StudentSettings
     objective: list[ObjectiveTerm] = Field(min_length=1)
     batch_size: int = Field(default=128, ge=2, description="captions (and images) a step, over all workers")
+    batches: BatchSettings = Field(default=RandomBatches(), description="which captions meet in a step")
     epochs: PositiveInt = 10
     learning_rate: PositiveFloat = 5e-4
     final_learning_rate: NonNegativeFloat = Field(default=0.0, description="where the cosine ends")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from bcls_core.similarity.cosine import StoredRows, cosine_matrix, cosine_pairs
-from bcls_core.similarity.measure import FloatArray, Groups, IntArray
-from bcls_core.similarity.top_k import top_k
+from bcls_core.similarity.measure import FloatArray, Found, Groups, IntArray
+from bcls_core.similarity.top_k import Search, top_k
 
 if TYPE_CHECKING:
     from bcls_core.teachers.text import TextTeacher
@@ -38,6 +38,10 @@ class CosineSimilarity:
     ) -> tuple[FloatArray, IntArray]:
         """See `bcls_core.similarity.top_k`."""
         return top_k(rows, k, queries=queries, exclude=exclude, exclude_queries=exclude_queries)
+
+    def search_of(self, rows: StoredRows, k: int, *, exclude: Groups | None = None) -> Callable[[IntArray], Found]:
+        """See `bcls_core.similarity.measure.RowSimilarity`."""
+        return Search(rows, k, exclude=exclude)
 
 
 class EmbeddingCosine:

@@ -10,14 +10,19 @@ import pyarrow as pa
 
 from bcls_core.errors import StoreError
 from bcls_core.similarity.cider import Cider
+from bcls_core.similarity.cider_d import CiderD
 from bcls_core.similarity.embedding import EmbeddingCosine
 from bcls_core.similarity.gaps import GAPS_TABLE, GapQuantiles
 from bcls_core.similarity.measure import FloatArray, IntArray, RowSimilarity
 from bcls_core.similarity.relevance import CaptionRelevance, GalleryCaptions, ImageCaptions
-from bcls_core.similarity.row_book import EMBEDDINGS, TFIDF, RowBook, open_book
+from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS, TFIDF, RowBook, open_book
 from bcls_core.store import Artifact
 
-SIMILARITY: dict[str, RowSimilarity[Any]] = {EMBEDDINGS: EmbeddingCosine.similarity, TFIDF: Cider.similarity}
+SIMILARITY: dict[str, RowSimilarity[Any]] = {
+    EMBEDDINGS: EmbeddingCosine.similarity,
+    TFIDF: Cider.similarity,
+    COUNTED_TFIDF: CiderD.similarity,
+}
 """Kind of representation table -> how its rows are compared."""
 
 

@@ -1,30 +1,33 @@
 """The pieces of work behind a label set: workers that read a corpus's captions and write a label set's tables.
 
-Order of stages: `FitCider` (only if some measure is CIDEr), `RepresentShard` for every measure and shard,
-`NeighboursShard` likewise, `EstimateGaps`. Pieces of one stage may run anywhere and in any order. A piece names itself
-under "piece" and, where it is about one shard, the shard's number under "shard"; its record says how many rows it made.
+Order of stages: `FitFrequencies` (only if some measure counts n-grams), `RepresentShard` for every measure and shard,
+those of `neighbour_labels.py`, `EstimateGaps`. Pieces of one stage may run anywhere and in any order. A piece names
+itself under "piece" and says under "shard", "shards" or "split" what it is about; its record says how many rows it
+made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from bcls_core.config import EmbeddingMeasureSettings, MeasureSettings
+from bcls_core.config import CiderDMeasureSettings, EmbeddingMeasureSettings, MeasureSettings
 from bcls_core.errors import CorpusError
 from bcls_core.similarity.cider import Cider
+from bcls_core.similarity.cider_d import CiderD
 from bcls_core.similarity.document_frequencies import DocumentCounter, DocumentFrequencies
 from bcls_core.similarity.gaps import GAPS_TABLE, sample_gaps
 from bcls_core.similarity.label_set import SIMILARITY, relevance_by_id
-from bcls_core.similarity.label_tables import neighbours_table, representations_table
+from bcls_core.similarity.label_tables import representations_table
 from bcls_core.similarity.measure import FloatArray, IntArray
 from bcls_core.similarity.relevance import CaptionRelevance
-from bcls_core.similarity.row_book import EMBEDDINGS, TFIDF, RowBook, open_book
+from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS, TFIDF, RowBook, open_book
 from bcls_core.store import Artifact, Store
+from bcls_core.teachers.embedding_cache import EmbeddingCache
 from bcls_core.teachers.text import TextTeacher
 
 FREQUENCIES = "document_frequencies"
@@ -40,13 +43,13 @@ def shard_splits(corpus: Artifact) -> list[str | None]:
     return [table.column("split")[0].as_py() if table.num_rows else None for table in tables]
 
 
-class _LabelWorker:
+class LabelWorker:
     """What every stage has: the corpus it reads and the draft it writes."""
 
     def __init__(self, root: str, corpus: str, labels: str) -> None:
-        store = Store(root)
-        self._corpus = store.resolve("corpus", corpus)
-        self._draft = store.draft("labels", labels)
+        self._store = Store(root)
+        self._corpus = self._store.resolve("corpus", corpus)
+        self._draft = self._store.draft("labels", labels)
 
     @cached_property
     def _splits(self) -> list[str | None]:
@@ -78,7 +81,7 @@ class _LabelWorker:
         return captions.column("caption_id").to_numpy(), images.indices.to_numpy().astype(np.int64)
 
 
-class FitCider(_LabelWorker):
+class FitFrequencies(LabelWorker):
     """Document frequencies of the training images, written as `document_frequencies`; one piece.
 
     Captions of the other splits give ids to n-grams that no training caption holds (df = 0), so that every row of the
@@ -97,7 +100,7 @@ class FitCider(_LabelWorker):
         return {"rows": len(frequencies.ids), "images": frequencies.images}
 
 
-class RepresentShard(_LabelWorker):
+class RepresentShard(LabelWorker):
     """Representations of one shard's captions, row by row as in the corpus."""
 
     def __init__(
@@ -120,46 +123,16 @@ class RepresentShard(_LabelWorker):
     def _encoder(self) -> Any:
         settings = self._settings
         if isinstance(settings, EmbeddingMeasureSettings):
-            # The teacher itself, not `EmbeddingCosine`: that one's memory would let a row depend on earlier pieces.
-            return TextTeacher(
+            teacher = TextTeacher(
                 settings.model, revision=settings.revision, prompt=settings.prompt, device=self._device
-            ).encode
-        return Cider(DocumentFrequencies.from_table(self._draft.read_table(FREQUENCIES, 0))).represent
+            )
+            cache = EmbeddingCache(self._store.filesystem, teacher.fingerprint, teacher.dimension)
+            return partial(cache.encode, encode=teacher.encode)
+        measure = CiderD if isinstance(settings, CiderDMeasureSettings) else Cider
+        return measure(DocumentFrequencies.from_table(self._draft.read_table(FREQUENCIES, 0))).represent
 
 
-class NeighboursShard(_LabelWorker):
-    """For each caption of one shard the k most similar captions of its split that describe other images.
-
-    Equal scores go to the lower caption id. A caption with fewer than k such others has a shorter list.
-    """
-
-    def __init__(self, root: str, corpus: str, labels: str, measure: str, settings: MeasureSettings, k: int) -> None:
-        super().__init__(root, corpus, labels)
-        self._measure = measure
-        self._kind = kind_of(settings)
-        self._k = k
-        self._split_rows = lru_cache(maxsize=1)(self._read_split)
-
-    def __call__(self, piece: Piece) -> Record:
-        shard = piece["shard"]
-        ids, images, rows = self._split_rows(self._splits[shard])
-        own = self._corpus.read(CAPTIONS, shard, ["caption_id"]).column("caption_id").to_numpy()
-        places = np.searchsorted(ids, own)
-        scores, found = SIMILARITY[self._kind].top_k(
-            rows, self._k, queries=rows[places], exclude=images, exclude_queries=images[places]
-        )
-        neighbours = np.where(found >= 0, ids[found], -1) if len(ids) else found
-        table = neighbours_table(self._measure, own, neighbours, scores)
-        self._draft.write_table(f"neighbours/{self._measure}", shard, table)
-        return {"rows": table.num_rows, "neighbours": int((found >= 0).sum())}
-
-    def _read_split(self, split: str | None) -> tuple[IntArray, IntArray, Any]:
-        """Ids, image numbers and rows of a split's captions, in order of ids, so that row order decides ties."""
-        ids, images = self._image_of(split)
-        return ids, images, self._book(self._measure, self._kind, split).take(ids)
-
-
-class EstimateGaps(_LabelWorker):
+class EstimateGaps(LabelWorker):
     """Gap quantiles of every measure over the training split, written as `gap_quantiles`; one piece."""
 
     def __init__(
@@ -190,4 +163,6 @@ class EstimateGaps(_LabelWorker):
 
 def kind_of(settings: MeasureSettings) -> str:
     """Which kind of representation table a measure has."""
-    return EMBEDDINGS if isinstance(settings, EmbeddingMeasureSettings) else TFIDF
+    if isinstance(settings, EmbeddingMeasureSettings):
+        return EMBEDDINGS
+    return COUNTED_TFIDF if isinstance(settings, CiderDMeasureSettings) else TFIDF

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 Groups = NDArray[Any] | Sequence[Any]
+
+Found = tuple[FloatArray, IntArray]
+"""(queries, k) scores, best first, and row numbers."""
 
 Rows = TypeVar("Rows")
 """Representations of some captions, one row a caption: an fp16 array (dense) or a scipy CSR array (sparse)."""
@@ -39,6 +42,13 @@ class RowSimilarity(Protocol[RowsIn]):
         exclude_queries: Groups | None = None,
     ) -> tuple[FloatArray, IntArray]:
         """The k most similar rows of each query, as `bcls_core.similarity.top_k` defines it."""
+        ...
+
+    def search_of(self, rows: RowsIn, k: int, *, exclude: Groups | None = None) -> Callable[[IntArray], Found]:
+        """A search among `rows` that is prepared once and asked often: row numbers to what `top_k` finds for them.
+
+        A row does not find itself, nor rows of its own group.
+        """
         ...
 
 

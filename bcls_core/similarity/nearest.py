@@ -92,24 +92,16 @@ class PreparedRows:
         return PreparedRows(kernel._replace(pairs=pairs, groups=groups, order=kernel.order[places]), self.error)
 
 
-def nearest(rows: PreparedRows, k: int, queries: PreparedRows | None = None) -> tuple[FloatArray, IntArray]:
-    """The k best rows of each query; of each row if `queries` is None.
+def find(scores: FloatArray, ids: IntArray, rows: PreparedRows, queries: PreparedRows | None = None) -> None:
+    """Writes the best k rows of each query, or of each row if `queries` is None, where the query's row is.
 
     A row is met unless it is of the query's group; without groups a row finds itself.
 
-    Returns:
-        scores: (rows of the queries, k) float32, descending, equal ones by ascending row; -inf where fewer were found.
-        ids: (rows of the queries, k) int64 rows, -1 where fewer were found. Rows that do not take part: undefined.
+    Args:
+        scores: (rows of the queries, k) float32, written: descending, equal ones by ascending row; -inf where fewer
+            were found.
+        ids: (rows of the queries, k) int64, written: rows, -1 where fewer were found.
     """
-    asked = rows if queries is None else queries
-    count = len(asked.kernel.norms)
-    scores, ids = np.empty((count, k), dtype=np.float32), np.empty((count, k), dtype=np.int64)
-    find(scores, ids, rows, queries)
-    return scores, ids
-
-
-def find(scores: FloatArray, ids: IntArray, rows: PreparedRows, queries: PreparedRows | None = None) -> None:
-    """`nearest`, written to the rows of the queries in `scores` and `ids`."""
     asked = rows if queries is None else queries
     failed = _Search(asked, rows, scores, ids).run(symmetric=queries is None)
     if len(failed):

@@ -75,9 +75,10 @@ class CaptionRelevance(Generic[Rows]):
         while first < shape[0]:
             last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + most, side="right")) - 1)
             block = images.representations[offsets[first] : offsets[last]]  # type: ignore[index]
-            similarities = self._similarity.matrix(block, captions.representations)
+            # The caption judged is the candidate, the image's own are its references.
+            similarities = self._similarity.matrix(captions.representations, block)
             segments = offsets[first:last] - offsets[first]
-            relevance[first:last] = np.maximum.reduceat(similarities, segments, axis=0)
+            relevance[first:last] = np.maximum.reduceat(similarities, segments, axis=1).T
             first = last
         relevance[captions.own] = 1.0
         return relevance

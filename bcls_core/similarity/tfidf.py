@@ -8,6 +8,7 @@ lengths multiplies in float64 before it rounds to fp32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy import sparse
 
 from bcls_core.errors import ShapeError
 from bcls_core.similarity.exclusion import exclusion
-from bcls_core.similarity.measure import FloatArray, Groups, IntArray
+from bcls_core.similarity.measure import FloatArray, Found, Groups, IntArray
 from bcls_core.similarity.ranking import MAX_ROWS
 from bcls_core.similarity.tokens import LONGEST_NGRAM
 
@@ -84,6 +85,17 @@ class TfidfSimilarity:
         return search(
             *self.operands(asked, rows), *lengths, self.penalties, k, skipped, queries is None, queries_at_once
         )
+
+    def search_of(self, rows: Any, k: int, *, exclude: Groups | None = None) -> Callable[[IntArray], Found]:
+        """See `bcls_core.similarity.measure.RowSimilarity`."""
+        groups = np.arange(rows.shape[0]) if exclude is None else np.asarray(exclude)
+
+        def found(places: IntArray) -> Found:
+            if np.array_equal(places, np.arange(rows.shape[0])):
+                return self.top_k(rows, k, exclude=groups)
+            return self.top_k(rows, k, queries=rows[places], exclude=groups, exclude_queries=groups[places])
+
+        return found
 
     def _published(self, dots: NDArray[np.float64], a: IntArray, b: IntArray) -> FloatArray:
         scores = np.minimum(dots / LONGEST_NGRAM, 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bcls_core.errors import ShapeError
-from bcls_core.similarity.cosine import stored_rows
+from bcls_core.similarity.cosine import StoredRows, stored_rows
 from bcls_core.similarity.exclusion import exclusion
 from bcls_core.similarity.measure import FloatArray, Groups, IntArray
 
@@ -46,29 +46,79 @@ def top_k(
     Raises:
         ShapeError: shapes disagree, k is below 1, or a row is zero, NaN or infinite.
     """
-    if k < 1:
-        raise ShapeError(f"found k={k}; it must be at least 1.")
     rows = stored_rows(embeddings)
-    asked = rows if queries is None else stored_rows(queries, "queries")
+    if queries is None:
+        if exclude_queries is not None:
+            exclusion(len(rows), None, exclude, exclude_queries)  # refuses them
+        return Search(rows, k, exclude=exclude)()
+    asked = stored_rows(queries, "queries")
     if rows.shape[1] != asked.shape[1]:
         raise ShapeError(
             f"queries have {asked.shape[1]} values, embeddings {rows.shape[1]}. Encode both sides with one model."
         )
-    if max(len(rows), len(asked)) > MOST_ROWS:
-        raise ShapeError(f"found {max(len(rows), len(asked))} rows, at most {MOST_ROWS} can be searched. Split them.")
-    skipped = exclusion(len(rows), None if queries is None else len(asked), exclude, exclude_queries)
-    groups = None if skipped is None else skipped.rows
-    # Imported here: it loads the compiler.
-    from bcls_core.similarity.nearest import PreparedRows, find
-    from bcls_core.similarity.redundant import redundant_rows
+    skipped = exclusion(len(rows), len(asked), exclude, exclude_queries)
+    _check(k, len(rows), len(asked))
+    if skipped is None:
+        return _Prepared(rows, None, k).nearest_to(asked, None)
+    return _Prepared(rows, skipped.rows, k).nearest_to(asked, skipped.queries)
 
-    scores, ids = np.empty((len(asked), k), dtype=np.float32), np.empty((len(asked), k), dtype=np.int64)
-    redundant = redundant_rows(rows, k, groups)
-    answers = PreparedRows.of(rows, groups, which=np.flatnonzero(~redundant))
-    if queries is not None:
-        find(scores, ids, answers, PreparedRows.of(asked, None if skipped is None else skipped.queries))
-    else:
-        find(scores, ids, answers)
-        if redundant.any():
-            find(scores, ids, answers, PreparedRows.of(rows, groups, which=np.flatnonzero(redundant)))
-    return scores, ids
+
+class Search:
+    """A search among rows for the neighbours of some of them, prepared once and asked often."""
+
+    def __init__(self, embeddings: ArrayLike, k: int, *, exclude: Groups | None = None) -> None:
+        """As `top_k`.
+
+        Raises:
+            ShapeError: as there.
+        """
+        self._rows = stored_rows(embeddings)
+        _check(k, len(self._rows))
+        skipped = exclusion(len(self._rows), None, exclude, None)
+        self._groups = np.arange(len(self._rows)) if skipped is None else skipped.rows
+        self._prepared = _Prepared(self._rows, self._groups, k)
+
+    def __call__(self, places: IntArray | None = None) -> tuple[FloatArray, IntArray]:
+        """(places, k) scores and rows nearest to the rows at `places`; to each row if None, with half the products."""
+        if places is None or np.array_equal(places, np.arange(len(self._rows))):
+            return self._prepared.nearest_to_each()
+        return self._prepared.nearest_to(self._rows[places], self._groups[places])
+
+
+class _Prepared:
+    """Rows that may be answers, ready for the kernels, which are imported here: they load the compiler."""
+
+    def __init__(self, rows: StoredRows, groups: IntArray | None, k: int) -> None:
+        from bcls_core.similarity.nearest import PreparedRows
+        from bcls_core.similarity.redundant import redundant_rows
+
+        self._rows, self._groups, self._k = rows, groups, k
+        redundant = redundant_rows(rows, k, groups)
+        self._answers = PreparedRows.of(rows, groups, which=np.flatnonzero(~redundant))
+        self._others = np.flatnonzero(redundant)
+
+    def nearest_to(self, asked: StoredRows, groups: IntArray | None) -> tuple[FloatArray, IntArray]:
+        from bcls_core.similarity.nearest import PreparedRows, find
+
+        scores, ids = self._places(len(asked))
+        find(scores, ids, self._answers, PreparedRows.of(asked, groups))
+        return scores, ids
+
+    def nearest_to_each(self) -> tuple[FloatArray, IntArray]:
+        from bcls_core.similarity.nearest import PreparedRows, find
+
+        scores, ids = self._places(len(self._rows))
+        find(scores, ids, self._answers)
+        if len(self._others):
+            find(scores, ids, self._answers, PreparedRows.of(self._rows, self._groups, which=self._others))
+        return scores, ids
+
+    def _places(self, count: int) -> tuple[FloatArray, IntArray]:
+        return np.empty((count, self._k), dtype=np.float32), np.empty((count, self._k), dtype=np.int64)
+
+
+def _check(k: int, *counts: int) -> None:
+    if k < 1:
+        raise ShapeError(f"found k={k}; it must be at least 1.")
+    if max(counts) > MOST_ROWS:
+        raise ShapeError(f"found {max(counts)} rows, at most {MOST_ROWS} can be searched. Split them.")

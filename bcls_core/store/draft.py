@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -170,6 +171,16 @@ class Draft:
         except FileNotFoundError as error:
             if not self._is_committed():
                 raise self._closed(f"piece {piece!r}") from error
+
+    def start(self, piece: str) -> None:
+        """Remember that somebody begins a piece of work; what is killed and begun again counts twice."""
+        with contextlib.suppress(FileNotFoundError):  # committed or discarded meanwhile, as its end will find out
+            if not self._is_committed():
+                self._workspace.start(piece)
+
+    def starts(self) -> dict[str, int]:
+        """How often each piece was begun, by anybody; empty again once the version is committed."""
+        return self._workspace.starts()
 
     def marks(self) -> dict[str, dict[str, Any]]:
         """The records of the pieces done so far, by piece; empty again once the version is committed."""

@@ -14,8 +14,9 @@ import hashlib
 import json
 import logging
 import uuid
+from collections import Counter
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 from pydantic import ValidationError
@@ -131,6 +132,19 @@ class Workspace:
                 f"{entry.rows} rows: write {entry.path} again, or remove the draft's folder and start over."
             )
         return np.frombuffer(data, f"S{ROW_BYTES}")
+
+    def start(self, piece: str) -> None:
+        """Remember that somebody begins a piece of work.
+
+        Raises:
+            FileNotFoundError: the workspace is closed or gone.
+        """
+        self._write(f"starts/{_file_name(piece)}.{uuid.uuid4().hex}", b"")
+
+    def starts(self) -> dict[str, int]:
+        """How often each piece was begun, sorted by piece (a very long name by its file's)."""
+        names = self._filesystem.names(f"{self._work}/starts")
+        return dict(sorted(Counter(unquote(name.rpartition(".")[0]) for name in names).items()))
 
     def mark(self, piece: str, record: dict[str, Any]) -> None:
         """Remember that a piece of work is done.

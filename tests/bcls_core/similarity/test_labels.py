@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcls_core.config import CiderMeasureSettings, EmbeddingMeasureSettings, MeasureSettings
+from bcls_core.config import (
+    CiderDMeasureSettings,
+    CiderMeasureSettings,
+    EmbeddingMeasureSettings,
+    IvfSearch,
+    LabelSettings,
+    MeasureSettings,
+    SoftLabelSettings,
+)
 from bcls_core.errors import CorpusError, StoreError
-from bcls_core.similarity import Cider, LabelSetRelevance, load_gaps, measures_of
-from bcls_core.similarity.labels import EstimateGaps, FitCider, NeighboursShard, RepresentShard, shard_splits
+from bcls_core.similarity import Cider, CiderD, LabelSetRelevance, load_gaps, measures_of
+from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard, kind_of, shard_splits
+from bcls_core.similarity.neighbour_labels import FitIvf, GatherSplit, MeasureRecall, SearchPanel
 from bcls_core.store import Artifact, Store
 
 VERSION = "1" * 16
@@ -22,23 +31,39 @@ SHARDS = range(4)
 
 
 def make_labels(
-    corpus: Any, measures: dict[str, MeasureSettings], k: int = 6, order: Any = SHARDS, version: str = VERSION
+    corpus: Any,
+    measures: dict[str, MeasureSettings],
+    k: int = 6,
+    order: Any = SHARDS,
+    version: str = VERSION,
+    panels: Any = None,
+    **settings: Any,
 ) -> Artifact:
-    """All stages; workers of one stage travel pickled, take shards in the given order, and some twice."""
+    """All stages; workers of one stage travel pickled, take pieces in the given order, and some twice."""
     places = (corpus.root, corpus.artifact.version, version)
+    label = LabelSettings(measures=measures, neighbours=k, **settings)
+    splits = [split for split in dict.fromkeys(shard_splits(corpus.artifact)) if split]
 
     def send(worker: type, *arguments: Any) -> Any:
         kind, args = pickle.loads(pickle.dumps((worker, (*places, *arguments))))  # noqa: S301
         return kind(*args)
 
-    send(FitCider)({"piece": "frequencies"})
-    for name, settings in measures.items():
-        represent = send(RepresentShard, name, settings)
+    if any(not isinstance(kind, EmbeddingMeasureSettings) for kind in measures.values()):
+        send(FitFrequencies)({"piece": "frequencies"})
+    for name, kind in measures.items():
+        represent = send(RepresentShard, name, kind)
         for shard in order:
             represent({"piece": f"represent/{name}/{shard}", "shard": shard})
-        neighbours = send(NeighboursShard, name, settings, k)
-        for shard in [*order, order[0]]:
-            neighbours({"piece": f"neighbours/{name}/{shard}", "shard": shard})
+        if isinstance(kind, EmbeddingMeasureSettings):
+            for split in splits:
+                send(GatherSplit, name, label)({"piece": f"gather/{name}/{split}", "split": split})
+        if isinstance(label.search, IvfSearch):
+            for split in splits:
+                send(FitIvf, name, label)({"piece": f"ivf/{name}/{split}", "split": split})
+        search = send(SearchPanel, name, label)
+        pieces = panels or [[shard] for shard in order]
+        for shards in [*pieces, pieces[0]]:
+            search({"piece": f"neighbours/{name}/{shards}", "shards": shards})
     send(EstimateGaps, measures, 5_000, 0)({"piece": "gaps"})
     return Store(corpus.root).draft("labels", version).commit(fingerprint={"of": "labels"}, schema="labels/1")
 
@@ -51,7 +76,13 @@ def fitted(corpus: Any) -> Cider:
 def test_a_label_set_holds_what_the_measure_says(corpus: Any) -> None:
     labels = make_labels(corpus, {"cider": CIDER})
     cider = fitted(corpus)
-    assert labels.tables == ["caption_tfidf/cider", "document_frequencies", "gap_quantiles", "neighbours/cider"]
+    assert labels.tables == [
+        "caption_tfidf/cider",
+        "document_frequencies",
+        "gap_quantiles",
+        "neighbours/cider",
+        "soft_labels/cider",
+    ]
     assert measures_of(labels) == ["cider"]
     for shard in SHARDS:
         captions = corpus.artifact.read("captions", shard)
@@ -90,8 +121,9 @@ def test_neighbours_are_the_best_of_the_split_that_describe_other_images(corpus:
 def test_labels_do_not_depend_on_who_makes_which_piece_when(corpus: Any) -> None:
     first = make_labels(corpus, {"cider": CIDER})
     again = make_labels(corpus, {"cider": CIDER}, order=[3, 1, 0, 2], version="2" * 16)
+    panels = make_labels(corpus, {"cider": CIDER}, version="3" * 16, panels=[[3], [0, 1], [2]])
     assert again.version != first.version
-    assert again.content_digest == first.content_digest
+    assert again.content_digest == first.content_digest == panels.content_digest
 
 
 def test_gaps_are_those_of_the_training_split(corpus: Any) -> None:
@@ -165,6 +197,62 @@ def test_embeddings_are_the_same_number_everywhere(corpus: Any) -> None:
 def test_a_corpus_without_training_captions_is_refused(make_corpus: Callable[..., Any], corpus: Any) -> None:
     only_test = make_corpus([corpus.of_split("test")])
     places = (only_test.root, only_test.artifact.version, VERSION)
-    for worker in (FitCider(*places), EstimateGaps(*places, {"cider": CIDER}, 100, 0)):
+    for worker in (FitFrequencies(*places), EstimateGaps(*places, {"cider": CIDER}, 100, 0)):
         with pytest.raises(CorpusError, match="no captions of split train"):
             worker({"piece": "whole corpus"})
+
+
+@pytest.mark.needs("minilm")
+def test_panels_of_embeddings_do_not_matter_either(corpus: Any) -> None:
+    digests = {
+        make_labels(corpus, {"minilm": MINILM}, version=f"{n}" * 16, panels=panels, order=order).content_digest
+        for n, (panels, order) in enumerate([(None, [2, 0, 3, 1]), ([[0, 1], [2], [3]], SHARDS)], 1)
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("measure", [CIDER, CiderDMeasureSettings(kind="cider-d")])
+def test_soft_labels_are_a_softmax_over_the_split(corpus: Any, measure: MeasureSettings) -> None:
+    """With a tail sample of the whole split nothing is estimated."""
+    labels = make_labels(corpus, {"m": measure}, k=5, soft_labels=SoftLabelSettings(temperature=0.2))
+    kind = type(fitted(corpus)) if measure is CIDER else CiderD
+    train = corpus.of_split("train")
+    similarity = kind.fit([c.text for c in train], [c.image for c in train])
+    places = {c.id: c for c in corpus.captions}
+    for shard in SHARDS:
+        neighbours = {row["id"]: row["ids"] for row in labels.read("neighbours/m", shard).to_pylist()}
+        for row in labels.read("soft_labels/m", shard).to_pylist():
+            own = places[row["id"]]
+            others = [c for c in corpus.of_split(own.split) if c.image != own.image]
+            sims = similarity.matrix([own.text], [own.text, *(c.text for c in others)])[0].astype(float)
+            weights = dict(zip([own.id, *(c.id for c in others)], np.exp(sims / 0.2), strict=True))
+            total = sum(weights.values())
+            assert row["ids"] == [own.id, *neighbours[own.id]]
+            np.testing.assert_allclose(row["probs"], [weights[i] / total for i in row["ids"]], rtol=1e-6)
+            assert row["tail_mass"] == pytest.approx(1 - sum(row["probs"]), abs=1e-6)
+    assert labels.tables.count("soft_labels/m") == 1
+    assert f"{kind_of(measure)}/m" in labels.tables
+
+
+def test_soft_labels_can_be_left_out(corpus: Any) -> None:
+    assert "soft_labels/cider" not in make_labels(corpus, {"cider": CIDER}, soft_labels=None).tables
+
+
+@pytest.mark.needs("minilm")
+def test_approximate_search_keeps_its_plan_and_measures_its_recall(corpus: Any) -> None:
+    pytest.importorskip("faiss")
+    search = IvfSearch(kind="ivf", clusters=4, probes=4, recall_sample=50)
+    exact = make_labels(corpus, {"minilm": MINILM}, soft_labels=None)
+    found = make_labels(corpus, {"minilm": MINILM}, soft_labels=None, search=search, version="2" * 16)
+    assert set(found.tables) - set(exact.tables) == {"ivf/minilm"}
+    for shard in SHARDS:  # every cluster is probed
+        assert found.read("neighbours/minilm", shard).equals(exact.read("neighbours/minilm", shard))
+    label = LabelSettings(measures={"minilm": MINILM}, neighbours=6, search=search)
+    places = (corpus.root, corpus.artifact.version, "3" * 16)
+    for worker in (RepresentShard(*places, "minilm", MINILM),):
+        for shard in SHARDS:
+            worker({"piece": f"{shard}", "shard": shard})
+    for worker in (GatherSplit(*places, "minilm", label), FitIvf(*places, "minilm", label)):
+        worker({"piece": "train", "split": "train"})
+    record = MeasureRecall(*places, "minilm", label)({"piece": "recall", "split": "train"})
+    assert record["recall"]["recall"] == 1.0

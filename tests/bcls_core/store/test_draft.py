@@ -221,3 +221,14 @@ def test_after_the_commit_only_the_same_content_is_written(store: Store, caption
         assert late.read_table("captions", 0).equals(captions(0, 10))
         assert late.marks() == {}
     assert store.verify(artifact, deep=True) == []
+
+
+def test_starts_are_counted_until_the_commit(store: Store) -> None:
+    draft = store.draft("labels", "9" * 16)
+    for piece in ("neighbours/a b.c", "other", "neighbours/a b.c"):
+        draft.start(piece)
+    assert store.draft("labels", "9" * 16).starts() == {"neighbours/a b.c": 2, "other": 1}
+    draft.write_bytes("note.txt", b"x")
+    draft.commit(fingerprint={"of": "starts"}, schema="labels/1")
+    draft.start("late")
+    assert draft.starts() == {}
