@@ -86,6 +86,8 @@ def over_rows(task: Callable[[slice], None], rows: int, steps: int, most: int = 
         steps: comparisons of all rows, of the kind that wide registers do; sorting takes some 64 for each element.
         most: rows of a task.
     """
+    if not rows:
+        return
     threads = torch.get_num_threads() if steps >= _SERIAL else 1
     length = min(most, -(-rows // threads))
     parts = [slice(start, start + length) for start in range(0, rows, length)]

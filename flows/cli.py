@@ -290,8 +290,7 @@ def search(
         raise ConfigError(f"--to {to}: expected images or captions.")
     if image is not None and not image.is_file():
         raise ConfigError(f"--image {image}: no such file.")
-    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
-        raise ConfigError(f"--html {html}: not a file in a folder that exists. Name a file to be written.")
+    check_page(html)
     from flows import search as flow
 
     query = flow.Query(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -24,6 +23,7 @@ from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.history import MODEL
 from flows.context import Context
 from flows.models import find_training
+from flows.pages import write_page
 from flows.progress import progress_bar
 from flows.result import Grid, Result
 
@@ -59,7 +59,7 @@ def run(context: Context, query: Query, *, model: str, corpus: str, html: Path |
     if html is not None:
         picture = query.image.read_bytes() if query.image else None
         page = SearchPage(model, gallery.version, query.to, query.text, picture, hits)
-        _write(html, render_search_page(page))
+        write_page(html, render_search_page(page))
     facts = {
         "model": model,
         "corpus": gallery.version,
@@ -145,18 +145,6 @@ def _splits(name: str) -> tuple[Split, ...]:
     if name not in known:
         raise ConfigError(f"--split {name}: expected one of {', '.join(known)}, all.")
     return tuple(split for split in known if split == name)
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole page or the old one, never half of it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.absolute().parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    written = Path(file.name)
-    try:
-        written.chmod(0o644)
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

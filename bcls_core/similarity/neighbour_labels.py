@@ -135,7 +135,7 @@ class SearchPanel(_MeasureWorker):
     def _sample(self, split: str) -> TailSample:
         whole = self._rows_of(split)
         size = self._settings.soft_labels.tail_sample if self._settings.soft_labels else 0
-        return TailSample(SIMILARITY[self._kind], whole.rows, whole.images, size, self._settings.seed)
+        return TailSample(SIMILARITY[self._kind], whole.rows, np.asarray(whole.images), size, self._settings.seed)
 
     def _prepare(self, split: str) -> Callable[[IntArray], Found]:
         """The split's search: places of captions to scores and places."""

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bcls_core.errors import StoreError
+from bcls_core.errors import ShapeError, StoreError
 from bcls_core.similarity.cosine import StoredRows
-from bcls_core.similarity.measure import IntArray
+from bcls_core.similarity.incremental_lists import check_ascending
+from bcls_core.similarity.measure import Groups, IntArray
 from bcls_core.store.scratch import Scratch
 
 _IDS, _IMAGES, _ROWS = "ids.npy", "images.npy", "rows.npy"
@@ -22,17 +23,31 @@ _IDS, _IMAGES, _ROWS = "ids.npy", "images.npy", "rows.npy"
 
 @dataclass(frozen=True, eq=False)
 class SplitRows:
-    """Row order is id order, so that it decides ties as ids do.
+    """The captions of one split, as one measure compares them.
 
     Attributes:
-        ids: (captions,) ascending caption ids.
-        images: (captions,) number of each caption's image, 0, 1, ...
-        rows: (captions, dimension) fp16 array mapped from disk, or sparse rows in memory.
+        ids: (captions,) int64, ascending.
+        images: (captions,) image of each caption, numbers or names; captions of one image do not find each other.
+        rows: stored rows in the same order: (captions, dimension) fp16, perhaps mapped from disk, a CSR array, or
+            `CountedRows`.
+    Raises:
+        ShapeError: ids do not ascend, or there are more or fewer images or rows than ids.
     """
 
     ids: IntArray
-    images: IntArray
+    images: Groups
     rows: Any
+
+    def __post_init__(self) -> None:
+        check_ascending(self.ids, "caption ids")
+        if len(self.images) != len(self.ids) or self.rows.shape[0] != len(self.ids):
+            raise ShapeError(
+                f"found {len(self.ids)} caption ids, {len(self.images)} images and {self.rows.shape[0]} rows. "
+                "Give an image and a row for each caption."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def gather_dense(

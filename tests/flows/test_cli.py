@@ -97,7 +97,7 @@ def test_bad_input_exits_2_with_one_message_and_imports_nothing_heavy(
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
-@pytest.mark.parametrize("flow", ["artifacts", "demo", "search"])
+@pytest.mark.parametrize("flow", ["artifacts", "audit", "demo", "search"])
 def test_a_flow_is_a_module_too(flow: str, tmp_path: Path) -> None:
     import os
 
