@@ -9,7 +9,8 @@ import pytest
 
 from bcls_core.config import TrainSettings, load_recipe
 from bcls_core.data.ingest import determinants_of, plan_ingest
-from bcls_core.similarity.labels import EstimateGaps, FitCider, NeighboursShard, RepresentShard
+from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard
+from bcls_core.similarity.neighbour_labels import SearchPanel
 from bcls_core.store import Artifact, Store, fingerprint
 from bcls_core.training.initial import BuildInitialStudent
 from bcls_core.training.loop import TrainingJob
@@ -59,12 +60,15 @@ class TrainingGround:
     def _label(self) -> Artifact:
         draft = self.store.draft("labels", "small")
         places = (str(self.store.url), self.corpus.version, draft.version)
-        measure = self.recipe.label.measures["cider"]
-        shards = [{"piece": str(shard), "shard": shard} for shard in range(len(self.corpus.parts("captions")))]
-        FitCider(*places)({"piece": "fit"})
-        for worker in (RepresentShard(*places, "cider", measure), NeighboursShard(*places, "cider", measure, 8)):
-            for piece in shards:
-                worker(piece)
+        settings = self.recipe.label.model_copy(update={"neighbours": 8})
+        measure = settings.measures["cider"]
+        shards = range(len(self.corpus.parts("captions")))
+        FitFrequencies(*places)({"piece": "fit"})
+        represent, search = RepresentShard(*places, "cider", measure), SearchPanel(*places, "cider", settings)
+        for shard in shards:
+            represent({"piece": str(shard), "shard": shard})
+        for shard in shards:
+            search({"piece": str(shard), "shards": [shard]})
         EstimateGaps(*places, {"cider": measure}, 2000, 0)({"piece": "gaps"})
         return draft.commit(fingerprint={"stage": "label"}, schema="labels/1")
 
