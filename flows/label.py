@@ -129,7 +129,8 @@ def _record(job: Job, recipe: Recipe, corpus: Artifact, labels: Artifact) -> Non
     job.log_inputs([corpus])
     for name, quantiles in gaps.items():
         job.log_metrics({f"gap/{name}/p{p}": quantiles.values[p] for p in _SHOWN_PERCENTILES})
-    recalls: dict[str, Any] = dict(labels.manifest.statistics).get("recall", {})
+    statistics: dict[str, Any] = dict(labels.manifest.statistics)
+    recalls: dict[str, Any] = statistics.get("recall", {})
     for name, of_split in recalls.items():
         job.log_metrics({f"recall/{name}/{split}": recall["recall"] for split, recall in of_split.items()})
     job.log_figure(label_quantiles({name: list(quantiles.values) for name, quantiles in gaps.items()}), "gaps.png")

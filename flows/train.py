@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bcls_core.config import GivenImageFeatures, GradedTerm, Recipe, TwoTowerStudent, content_of
+from bcls_core.config import GivenImageFeatures, GradedTerm, Recipe, RelatedBatches, TwoTowerStudent, content_of
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError
 from bcls_core.similarity import measures_of
@@ -31,8 +31,8 @@ def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) 
     """The published training of a recipe on a corpus and its labels.
 
     Raises:
-        ConfigError: the objective names a relevance measure that the label set does not hold, or the student takes
-            pictures where the corpus holds features, or the other way round.
+        ConfigError: the objective or the batches name a relevance measure that the label set does not hold, or the
+            student takes pictures where the corpus holds features, or the other way round.
     """
     _check_measures(recipe, labels)
     _check_image_side(recipe, corpus)
@@ -53,11 +53,18 @@ def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) 
 
 def _check_measures(recipe: Recipe, labels: Artifact) -> None:
     held = measures_of(labels)
-    for position, term in enumerate(recipe.train.objective):
-        if isinstance(term, GradedTerm) and term.relevance not in held:
+    named = {
+        f"train.objective[{position}].relevance": term.relevance
+        for position, term in enumerate(recipe.train.objective)
+        if isinstance(term, GradedTerm)
+    }
+    if isinstance(recipe.train.batches, RelatedBatches):
+        named["train.batches.measure"] = recipe.train.batches.measure
+    for setting, measure in named.items():
+        if measure not in held:
             raise ConfigError(
-                f"train.objective[{position}].relevance: label set {labels.version} holds no measure "
-                f"{term.relevance!r}, it holds {', '.join(held)}. Name one of them, or another label set."
+                f"{setting}: label set {labels.version} holds no measure {measure!r}, it holds {', '.join(held)}. "
+                "Name one of them, or another label set."
             )
 
 

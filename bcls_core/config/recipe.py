@@ -12,7 +12,7 @@ from bcls_core.config.base import RUNTIME, Section
 from bcls_core.config.ingest import IngestSettings, Split
 from bcls_core.config.label import LabelSettings
 from bcls_core.config.objective import GradedTerm
-from bcls_core.config.train import TrainSettings
+from bcls_core.config.train import RelatedBatches, TrainSettings
 
 RegistryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -82,11 +82,15 @@ class Recipe(Section):
     runtime: Annotated[RuntimeSettings, RUNTIME] = RuntimeSettings()
 
     @model_validator(mode="after")
-    def _terms_read_measures_that_exist(self) -> Recipe:
-        for index, term in enumerate(self.train.objective):
-            if isinstance(term, GradedTerm) and term.relevance not in self.label.measures:
-                known = ", ".join(self.label.measures)
-                raise ValueError(
-                    f"train.objective[{index}].relevance names {term.relevance!r}, label.measures has {known}"
-                )
+    def _measures_that_are_read_exist(self) -> Recipe:
+        named = {
+            f"train.objective[{index}].relevance": term.relevance
+            for index, term in enumerate(self.train.objective)
+            if isinstance(term, GradedTerm)
+        }
+        if isinstance(self.train.batches, RelatedBatches):
+            named["train.batches.measure"] = self.train.batches.measure
+        for setting, measure in named.items():
+            if measure not in self.label.measures:
+                raise ValueError(f"{setting} names {measure!r}, label.measures has {', '.join(self.label.measures)}")
         return self

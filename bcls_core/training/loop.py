@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bcls_core.config import Split, TrainSettings
+from bcls_core.config import RelatedBatches, Split, TrainSettings
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, StoreError
 from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
@@ -25,8 +25,9 @@ from bcls_core.training.frozen import load_frozen
 from bcls_core.training.history import MODEL, History, write_history
 from bcls_core.training.initial import load_initial
 from bcls_core.training.objective import Objective, ScoredPairs
-from bcls_core.training.plan import BatchPlan, batch_plan
+from bcls_core.training.plan import BatchPlan
 from bcls_core.training.prefetch import Prefetcher
+from bcls_core.training.related import planner
 from bcls_core.training.schedule import build_optimiser, learning_rate
 from bcls_core.training.validate import validate
 from bcls_core.workers import Workers
@@ -74,6 +75,7 @@ class Trainer:
         self._train_source = self._source(job, "train", self._objective.measures)
         self._val_source = self._source(job, "val", frozenset(measures_of(job.labels)))
         self._optimiser = build_optimiser(self._student, self._objective, job.settings)
+        self._plan = planner(job.settings, self._train_source.rows, job.labels)
         # Deterministic from seed and epoch, so it costs nothing to know the number of steps ahead.
         first = self._plan(1)
         self._steps_per_epoch = first.steps
@@ -116,6 +118,8 @@ class Trainer:
         means = {name: float(total) / plan.steps for name, total in sums.items()}
         means |= {f"train/{name}": value for name, value in self._objective.learned().items()}
         means |= {"train/learning_rate": rate, "train/left_out": float(plan.left_out)}
+        if isinstance(self._settings.batches, RelatedBatches):
+            means["train/grouped"] = plan.grouped / plan.used
         speed = {
             "train/pairs_per_second": plan.used / seconds,
             "train/stall_seconds": batches.stalled_seconds,
@@ -209,10 +213,6 @@ class Trainer:
         rows = CorpusRows(job.corpus, split)
         relevances = {name: LabelSetRelevance(job.labels, name, split) for name in sorted(measures)}
         return BatchSource(rows, self._student.preprocessor, relevances, load_frozen(self._draft, self._student, rows))
-
-    def _plan(self, epoch: int) -> BatchPlan:
-        rows = self._train_source.rows
-        return batch_plan(rows.caption_image, self._settings.batch_size, seed=self._settings.seed, epoch=epoch)
 
     @property
     def _total_steps(self) -> int:

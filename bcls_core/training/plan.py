@@ -31,12 +31,14 @@ class BatchPlan:
         caption_rows: (captions in the plan,) row of the caption in each slot; over the epoch no row comes twice.
         offsets: (steps + 1,) where each step begins.
         left_out: captions of the corpus that this epoch does not hold (see `batch_plan`).
+        grouped: captions that stand among related ones on purpose (see `related_plan`).
     """
 
     image_rows: Rows
     caption_rows: Rows
     offsets: Rows
     left_out: int
+    grouped: int = 0
 
     @property
     def steps(self) -> int:
@@ -112,7 +114,8 @@ def batch_plan(caption_image: npt.NDArray[np.integer[Any]], batch_size: int, *, 
     )
 
 
-def _draw(bits: np.random.PCG64, *shape: int) -> npt.NDArray[np.uint64]:
+def draw(bits: np.random.PCG64, *shape: int) -> npt.NDArray[np.uint64]:
+    """Random whole numbers of this shape: the generator's raw stream, the same with every version of numpy."""
     return np.asarray(bits.random_raw(int(np.prod(shape))), dtype=np.uint64).reshape(shape)
 
 
@@ -122,8 +125,8 @@ def _shuffled_by_image(caption_image: Rows, bits: np.random.PCG64) -> tuple[Rows
     The third array counts each caption's place among its image's, from 0.
     """
     images, image_of_caption = np.unique(caption_image, return_inverse=True)
-    image_order = np.argsort(np.argsort(_draw(bits, len(images)), kind="stable"), kind="stable")
-    caption_rows = np.lexsort((_draw(bits, len(caption_image)), image_order[image_of_caption])).astype(np.int64)
+    image_order = np.argsort(np.argsort(draw(bits, len(images)), kind="stable"), kind="stable")
+    caption_rows = np.lexsort((draw(bits, len(caption_image)), image_order[image_of_caption])).astype(np.int64)
     image_rows = caption_image[caption_rows]
     starts = np.flatnonzero(np.diff(image_rows, prepend=image_rows[0] - 1))
     place = np.arange(len(image_rows)) - np.repeat(starts, np.diff(starts, append=len(image_rows)))
@@ -138,8 +141,8 @@ def _usual_count(place: Rows) -> int:
 def _rounds(rounds: int, steps: int, parts: int, bits: np.random.PCG64) -> Rows:
     """(rounds, steps): each row a random order of all steps that visits the epoch's `parts` in turn."""
     part_of_step = np.arange(steps) * parts // steps
-    turn_of_part = np.argsort(_draw(bits, rounds, parts), axis=1, kind="stable")
-    by_part = np.argsort(_draw(bits, rounds, steps), axis=1, kind="stable")
+    turn_of_part = np.argsort(draw(bits, rounds, parts), axis=1, kind="stable")
+    by_part = np.argsort(draw(bits, rounds, steps), axis=1, kind="stable")
     by_part = np.take_along_axis(by_part, np.argsort(part_of_step[by_part], axis=1, kind="stable"), axis=1)
     starts = np.searchsorted(part_of_step, np.arange(parts))
     # Row by row the steps stand part by part now; the n-th step of each part belongs to the n-th turn.

@@ -43,6 +43,8 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
         ("label.neighbours=0", "label.neighbours: Input should be greater than 0; found 0"),
         ("train.objective=[{loss: magic}]", "train.objective[0]: Input tag 'magic'"),
         ("train.objective=[{loss: kendall, relevance: mpnet}]", "names 'mpnet', label.measures has cider"),
+        ("train.batches={kind: related, measure: mpnet}", "train.batches.measure names 'mpnet', label.measures has"),
+        ("label.search={kind: ivf}", "measure 'cider' is of kind cider"),
         ("train.objective=[{loss: kendall, relevance: cider, gap: p100}]", "a percentile from p0 to p99"),
         ("train.objective=[{loss: triplet, tau: .inf}]", "train.objective[0].tau"),
         ("train.objective=[{loss: ladder, relevance: cider, thresholds: [.nan]}]", "thresholds[0]"),
