@@ -26,7 +26,7 @@ from bcls_core.similarity.label_tables import representations_table
 from bcls_core.similarity.measure import FloatArray, IntArray
 from bcls_core.similarity.relevance import CaptionRelevance
 from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS, TFIDF, RowBook, open_book
-from bcls_core.store import Artifact, Store
+from bcls_core.store import Artifact, Draft, Store
 from bcls_core.teachers.embedding_cache import EmbeddingCache
 from bcls_core.teachers.text import TextTeacher
 
@@ -49,7 +49,8 @@ class LabelWorker:
     def __init__(self, root: str, corpus: str, labels: str) -> None:
         self._store = Store(root)
         self._corpus = self._store.resolve("corpus", corpus)
-        self._draft = self._store.draft("labels", labels)
+        # Not `Store.draft`: opening a draft again stops a commit, and a late worker of a dead job must not do that.
+        self._draft = Draft(self._store.filesystem, "labels", labels)
 
     @cached_property
     def _splits(self) -> list[str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ def make_labels(
     places = (corpus.root, corpus.artifact.version, version)
     label = LabelSettings(measures=measures, neighbours=k, **settings)
     splits = [split for split in dict.fromkeys(shard_splits(corpus.artifact)) if split]
+    Store(corpus.root).draft("labels", version)
 
     def send(worker: type, *arguments: Any) -> Any:
         kind, args = pickle.loads(pickle.dumps((worker, (*places, *arguments))))  # noqa: S301
@@ -249,6 +251,7 @@ def test_approximate_search_keeps_its_plan_and_measures_its_recall(corpus: Any) 
         assert found.read("neighbours/minilm", shard).equals(exact.read("neighbours/minilm", shard))
     label = LabelSettings(measures={"minilm": MINILM}, neighbours=6, search=search)
     places = (corpus.root, corpus.artifact.version, "3" * 16)
+    Store(corpus.root).draft("labels", "3" * 16)
     for worker in (RepresentShard(*places, "minilm", MINILM),):
         for shard in SHARDS:
             worker({"piece": f"{shard}", "shard": shard})
@@ -256,3 +259,12 @@ def test_approximate_search_keeps_its_plan_and_measures_its_recall(corpus: Any) 
         worker({"piece": "train", "split": "train"})
     record = MeasureRecall(*places, "minilm", label)({"piece": "recall", "split": "train"})
     assert record["recall"]["recall"] == 1.0
+
+
+def test_a_late_worker_of_a_dead_job_does_not_stop_a_commit(corpus: Any) -> None:
+    draft = Store(corpus.root).draft("labels", VERSION)
+    draft.write_bytes("note.txt", b"x")
+    closing = Path(corpus.root) / "labels" / VERSION / "_work" / "closing-by-the-job-that-lives"
+    closing.mkdir()
+    RepresentShard(corpus.root, corpus.artifact.version, VERSION, "cider", CIDER)
+    assert closing.is_dir()
