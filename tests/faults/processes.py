@@ -1,0 +1,71 @@
+"""Processes to be killed: those below one of ours, found in /proc, and the nodes of a Ray cluster of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class Nodes:
+    """A Ray cluster on this machine: a head that computes nothing, and two nodes that do."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._nodes = [self._cluster.add_node(num_cpus=2) for _ in range(2)]
+        self.address: str = self._cluster.address
+
+    def raylets(self) -> list[int]:
+        return [int(node.all_processes["raylet"][0].process.pid) for node in self._nodes]
+
+    def replace(self, raylet: int) -> None:
+        """A fresh node for the dead one."""
+        dead = self._nodes.pop(self.raylets().index(raylet))
+        self._cluster.remove_node(dead, allow_graceful=False)
+        self._nodes.append(self._cluster.add_node(num_cpus=2))
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+def busy(home: int) -> list[int]:
+    """Ray's worker processes below a process that are at a piece: Ray titles them by what they do."""
+    return [pid for pid in _below(home) if _read(pid, "cmdline").startswith("ray::Map")]
+
+
+def freeze(pid: int) -> list[int]:
+    """Stops a process and all below it; what is stopped can start no more."""
+    frozen: list[int] = []
+    while fresh := [one for one in (pid, *_below(pid)) if one not in frozen]:
+        send(fresh, signal.SIGSTOP)
+        frozen += fresh
+    return frozen
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _below(pid: int) -> list[int]:
+    """A process's children, theirs, and so on."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        status = _read(int(entry.name), "stat").rpartition(")")[2].split()
+        if status:
+            children.setdefault(int(status[1]), []).append(int(entry.name))
+    found = list(children.get(pid, []))
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def _read(pid: int, name: str) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    return ""
