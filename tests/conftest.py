@@ -78,6 +78,8 @@ def _no_recipe_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 REPOSITORY = Path(__file__).parents[1]
 
+_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
 # The demo, small enough for tests of what is around it.
 SMALL = (
     "ingest.train=96",
@@ -100,7 +102,9 @@ class Bcls:
     def __init__(self, root: Path, cwd: Path, data: Path | None) -> None:
         self.root = root
         self.cwd = cwd
-        self.environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "BCLS_LOG": "INFO"}
+        # MLflow leaves its addresses in the environment when a test of this process uses it.
+        own = {name: value for name, value in os.environ.items() if name not in _MLFLOW}
+        self.environment = own | {"PYTHONPATH": str(REPOSITORY), "BCLS_LOG": "INFO"}
         if data is not None:
             self.environment["BCLS_DATA"] = str(data)
 

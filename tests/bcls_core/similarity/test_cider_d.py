@@ -147,7 +147,8 @@ def test_stored_rows_give_the_same_numbers() -> None:
         ImageCaptions(back[0:4], np.array([0, 1, 4])), GalleryCaptions(back, own)
     )
     expected = cider_d.matrix(SEEN, SEEN)
-    np.testing.assert_array_equal(relevance[1, 2:], expected[1:4].max(axis=0)[2:])
+    # The caption judged is the candidate, the image's captions are its references.
+    np.testing.assert_array_equal(relevance[1, 2:], expected[2:, 1:4].max(axis=1))
     with pytest.raises(StoreError, match="'a zebra' holds 'zebra'"):
         cider_d.represent(["the dog", "a zebra"])
 
