@@ -20,6 +20,7 @@ import torch
 
 from bcls_core.compiled import side_by_side
 from bcls_core.similarity import neighbour_kernels as kernels
+from bcls_core.similarity import row_kernels
 from bcls_core.similarity.cosine import PLAIN_NORM, ExactRows, StoredRows
 from bcls_core.similarity.measure import FloatArray, IntArray
 from bcls_core.similarity.parallel import over_parts, read_only
@@ -70,7 +71,7 @@ class PreparedRows:
 
         def quantise(part: slice) -> None:
             values = np.zeros(2 * pairs.shape[1], dtype=np.int16)
-            kernels.quantise(bits, order[part], norms, pairs[part], errors[part], values)
+            row_kernels.quantise(bits, order[part], norms, pairs[part], errors[part], values)
 
         over_parts(len(order), quantise)
         exact, low = bits, np.empty((0, 0))
@@ -78,7 +79,7 @@ class PreparedRows:
         if parts is not None and parts.low is not None:
             exact, low, norms = read_only(parts.high), parts.low, parts.norms
             values = np.zeros(2 * pairs.shape[1], dtype=np.int16)
-            kernels.quantise_long(exact, low, order, norms, pairs, errors, values)
+            row_kernels.quantise_long(exact, low, order, norms, pairs, errors, values)
         numbers = np.empty(0, dtype=np.int64) if groups is None else np.asarray(groups, dtype=np.int64)[order]
         return cls(kernels.Rows(pairs, numbers, order, exact, read_only(low), norms), float(errors.max(initial=0.0)))
 
@@ -122,12 +123,12 @@ class _Search:
         self._queries, self._rows = queries, rows
         self._scores, self._ids = scores, ids
         self._best = _candidates(queries, rows, scores, ids, guess=guess)
-        pairs, step = rows.kernel.pairs.shape[1], kernels.ROWS
+        pairs, step = rows.kernel.pairs.shape[1], row_kernels.ROWS
         self._task_rows = max(step, min(_ROWS_OF_TASK, _CACHE // (4 * pairs) // step * step))
         self._rooms: list[Any] = []
         width = len(rows) // _BLOCKS // _ALIGNED * _ALIGNED
         self._width = min(max(_FEWEST_COLUMNS, min(_MOST_COLUMNS, width)), len(rows.kernel.pairs))
-        self._packed = np.empty((self._width // kernels.COLUMNS, pairs, kernels.COLUMNS), dtype=np.int32)
+        self._packed = np.empty((self._width // row_kernels.COLUMNS, pairs, row_kernels.COLUMNS), dtype=np.int32)
         self._never = np.full(self._width, kernels.NEVER, dtype=np.int32)
 
     def run(self, *, symmetric: bool = False) -> IntArray:
@@ -154,7 +155,7 @@ class _Search:
         while first < column:
             end = min(first + size, column)
             self._sweep(first, end, packed, column, met_by_columns=last - column + end)
-            first, size = end, min(2 * size, _MOST_ROWS // kernels.ROWS * kernels.ROWS)
+            first, size = end, min(2 * size, _MOST_ROWS // row_kernels.ROWS * row_kernels.ROWS)
 
     def _sweep(self, first: int, last: int, packed: Any, column: int, met_by_columns: int | None = None) -> None:
         """Queries at `first` to `last` with the columns from `column` on.
@@ -167,7 +168,7 @@ class _Search:
         floors = self._never if met_by_columns is None else self._best.floors[column:]
         waiting = [(begin, end, 0) for begin, end in self._tasks(first, last)]
         while len(self._rooms) < len(waiting):
-            self._rooms.append(np.empty((_ROOM + self._task_rows * kernels.COLUMNS, 3), dtype=np.int32))
+            self._rooms.append(np.empty((_ROOM + self._task_rows * row_kernels.COLUMNS, 3), dtype=np.int32))
         arguments = self._queries.kernel, self._best, self._rows.kernel, packed, floors, column
         while waiting:
             tasks = [
@@ -194,17 +195,17 @@ class _Search:
 
     def _tasks(self, first: int, last: int) -> list[tuple[int, int]]:
         """Where the queries of each task begin and end: whole blocks, but for the last."""
-        step = kernels.ROWS
+        step = row_kernels.ROWS
         fair = -(-(last - first) // (4 * torch.get_num_threads() * step)) * step
         length = max(step, min(self._task_rows, fair))
         return [(begin, min(begin + length, last)) for begin in range(first, last, length)]
 
     def _pack(self, column: int) -> Any:
         pairs = self._rows.kernel.pairs[column : column + self._width]
-        packed = self._packed[: len(pairs) // kernels.COLUMNS]
+        packed = self._packed[: len(pairs) // row_kernels.COLUMNS]
 
         def pack(part: slice) -> None:
-            kernels.pack(pairs[part.start * kernels.COLUMNS :], packed[part])
+            row_kernels.pack(pairs[part.start * row_kernels.COLUMNS :], packed[part])
 
         over_parts(len(packed), pack)
         return packed
@@ -232,7 +233,7 @@ def _candidates(asked: PreparedRows, rows: PreparedRows, scores: FloatArray, ids
     floors = np.full(len(asked.kernel.pairs), kernels.NEVER, dtype=np.int32)
     floors[: len(asked)] = kernels.NO_FLOOR
     guesses = np.full(count, kernels.NO_FLOOR, dtype=np.int32)
-    scale = float(kernels.SCALE)
+    scale = float(row_kernels.SCALE)
     error = scale * (asked.error + rows.error) + asked.error * rows.error + scale * scale * _ROUNDING
     slack = 2 * (math.ceil(error) + 1)
     counts = np.zeros(count, dtype=np.int32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bcls_core.similarity import neighbour_kernels as kernels
+from bcls_core.similarity import row_kernels
 from bcls_core.similarity.cosine import StoredRows
 from bcls_core.similarity.measure import IntArray
 from bcls_core.similarity.parallel import over_parts, read_only
@@ -25,7 +25,7 @@ def redundant_rows(rows: StoredRows, k: int, groups: IntArray | None) -> NDArray
     redundant = np.zeros(len(rows), dtype=np.bool_)
     bits = read_only(np.ascontiguousarray(rows).view(np.uint16))
     hashes = np.empty(len(rows), dtype=np.uint64)
-    over_parts(len(rows), lambda part: kernels.row_hashes(bits[part], hashes[part]))
+    over_parts(len(rows), lambda part: row_kernels.row_hashes(bits[part], hashes[part]))
     order = np.argsort(hashes, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], np.diff(hashes[order]) != 0])) if len(rows) else order
     lengths = np.diff(starts, append=len(rows))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcls_core.compiled import compiled
+from bcls_core.order_kernels import kth_largest
 
 Integers = NDArray[np.int64]
 Narrow = NDArray[np.int32]
@@ -184,7 +185,7 @@ def best_of_queries(
                 row = found[place]
                 factor = _penalty(length, row_lengths[row], penalties)
                 partial[place] = np.float32(min(np.float64(sums[row]), _WHOLE) * factor)
-            middle = _kth(partial, k)
+            middle = kth_largest(partial, k)
             known = 0
             bound = np.float32(0)
             for sure in (True, False):  # first the k whose sums are highest: their k-th score leaves few of the others
@@ -198,9 +199,9 @@ def best_of_queries(
                         keys[known] = _key(_score(dense, row_columns[cells], row_weights[cells], factor), numbers[row])
                         known += 1
                 if sure:
-                    kth_score = _value(_kth(keys[:known], k))
+                    kth_score = _value(kth_largest(keys[:known], k))
                     bound = np.float32(_WHOLE) * kth_score * (np.float32(1) - np.float32(4) * slack)
-        last = _kth(keys[:known], k) if known > k else EMPTY
+        last = kth_largest(keys[:known], k) if known > k else EMPTY
         best[i] = EMPTY
         place = 0
         for key in keys[:known]:
@@ -251,7 +252,7 @@ def _near(
         proposals = np.empty(len(factors), np.float32)
         for block in range(len(factors)):
             proposals[block] = min(tops[block], np.float32(_WHOLE)) * factors[block]
-        kth = _kth(proposals, k) * (np.float32(1) - np.float32(4) * slack)
+        kth = kth_largest(proposals, k) * (np.float32(1) - np.float32(4) * slack)
     count = 0
     for block in range(len(factors)):
         if kth < _NOTHING:
@@ -279,32 +280,6 @@ def _score(dense: Weights, columns: Narrow, weights: Weights, penalty: Any) -> A
 @compiled
 def _penalty(a: Any, b: Any, penalties: Penalties) -> Any:
     return penalties[min(abs(a - b), len(penalties) - 1)]
-
-
-@compiled
-def _kth(values: NDArray[Any], k: int) -> Any:
-    """The k-th largest, by halving (Hoare's algorithm 65)."""
-    rest = values.copy()
-    low, high, place = 0, len(rest) - 1, len(rest) - k
-    while low < high:
-        pivot = rest[(low + high) // 2]
-        left, right = low, high
-        while left <= right:
-            while rest[left] < pivot:
-                left += 1
-            while rest[right] > pivot:
-                right -= 1
-            if left <= right:
-                rest[left], rest[right] = rest[right], rest[left]
-                left += 1
-                right -= 1
-        if place <= right:
-            high = right
-        elif place >= left:
-            low = left
-        else:
-            break
-    return rest[place]
 
 
 @compiled

@@ -45,7 +45,7 @@ def slow_top_k(matrix: Any, k: int, forbidden: Any) -> tuple[Any, Any]:
     return np.pad(scores, missing, constant_values=-np.inf), np.pad(ids, missing, constant_values=-1)
 
 
-def check(found: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
+def assert_same(found: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
     np.testing.assert_array_equal(found[1], expected[1])
     assert found[0].tobytes() == expected[0].tobytes()
     assert (found[0].dtype, found[1].dtype) == (np.float32, np.int64)
@@ -58,8 +58,8 @@ def test_rows_find_others_of_other_groups(kind: str, k: int) -> None:
     groups = np.random.default_rng(0).integers(0, 30, 900) ** 2 // 60
     same = groups[:, None] == groups[None, :]
     matrix = similarity.matrix(rows, rows)
-    check(similarity.top_k(rows, k, exclude=groups), slow_top_k(matrix, k, same))
-    check(similarity.top_k(rows, k), slow_top_k(matrix, k, np.eye(900, dtype=bool)))
+    assert_same(similarity.top_k(rows, k, exclude=groups), slow_top_k(matrix, k, same))
+    assert_same(similarity.top_k(rows, k), slow_top_k(matrix, k, np.eye(900, dtype=bool)))
 
 
 @pytest.mark.parametrize("kind", ["cider", "cider-d"])
@@ -68,10 +68,12 @@ def test_queries_of_their_own(kind: str, k: int) -> None:
     similarity, rows = sides(kind, captions(1500, seed=7))
     queries, searched = rows[np.arange(0, 1500, 5)], rows[np.arange(0, 1500, 2)]
     matrix = similarity.matrix(queries, searched)
-    check(similarity.top_k(searched, k, queries=queries), slow_top_k(matrix, k, np.zeros(matrix.shape, dtype=bool)))
+    assert_same(
+        similarity.top_k(searched, k, queries=queries), slow_top_k(matrix, k, np.zeros(matrix.shape, dtype=bool))
+    )
     mine, theirs = np.arange(300) % 7, np.arange(750) % 5
     found = similarity.top_k(searched, k, queries=queries, exclude=theirs, exclude_queries=mine)
-    check(found, slow_top_k(matrix, k, mine[:, None] == theirs[None, :]))
+    assert_same(found, slow_top_k(matrix, k, mine[:, None] == theirs[None, :]))
 
 
 @pytest.mark.parametrize("kind", ["cider", "cider-d"])
@@ -85,7 +87,7 @@ def test_what_is_pruned_when_decides_nothing(
     monkeypatch.setattr(tfidf_search, "_FREQUENT", share)
     monkeypatch.setattr(tfidf_search, "_FEW", 0)
     monkeypatch.setattr(tfidf_search, "_LEAST", least)
-    check(similarity.top_k(rows, 20), expected)
+    assert_same(similarity.top_k(rows, 20), expected)
 
 
 def test_threads_and_tasks_decide_nothing() -> None:
@@ -98,14 +100,14 @@ def test_threads_and_tasks_decide_nothing() -> None:
             found.append(similarity.top_k(rows, 12, queries_at_once=at_once))
     finally:
         torch.set_num_threads(before)
-    check(found[1], found[0])
-    check(found[2], found[0])
+    assert_same(found[1], found[0])
+    assert_same(found[2], found[0])
 
 
 @pytest.mark.parametrize("kind", ["cider", "cider-d"])
 def test_rows_without_words_and_no_rows(kind: str) -> None:
     similarity, rows = sides(kind, ["", "a b", "", "a b", "c", "a b", "d e f"])
-    check(similarity.top_k(rows, 4), slow_top_k(similarity.matrix(rows, rows), 4, np.eye(7, dtype=bool)))
+    assert_same(similarity.top_k(rows, 4), slow_top_k(similarity.matrix(rows, rows), 4, np.eye(7, dtype=bool)))
     nothing = rows[np.arange(0)]
     assert similarity.top_k(nothing, 3)[0].shape == (0, 3)
     scores, ids = similarity.top_k(nothing, 2, queries=rows)
@@ -119,7 +121,7 @@ def test_rows_without_words_and_no_rows(kind: str) -> None:
 
 def test_many_equal_scores_go_to_the_lower_numbers() -> None:
     similarity, rows = sides("cider", ["a red bus", "two dogs run"] * 400 + ["a red car"] * 3)
-    check(similarity.top_k(rows, 30), slow_top_k(similarity.matrix(rows, rows), 30, np.eye(803, dtype=bool)))
+    assert_same(similarity.top_k(rows, 30), slow_top_k(similarity.matrix(rows, rows), 30, np.eye(803, dtype=bool)))
 
 
 def test_a_length_too_far_off_scores_nothing() -> None:
@@ -130,7 +132,7 @@ def test_a_length_too_far_off_scores_nothing() -> None:
     matrix = similarity.matrix(rows, rows)
     assert ((matrix > 0) & (matrix < np.finfo(np.float32).tiny)).any()
     for k in (1, 5, 30, 60):
-        check(similarity.top_k(rows, k), slow_top_k(matrix, k, np.eye(len(texts), dtype=bool)))
+        assert_same(similarity.top_k(rows, k), slow_top_k(matrix, k, np.eye(len(texts), dtype=bool)))
 
 
 def test_a_vocabulary_far_wider_than_the_rows() -> None:
@@ -140,4 +142,4 @@ def test_a_vocabulary_far_wider_than_the_rows() -> None:
         return sparse.csr_array((cells.data, cells.indices * 1009, cells.indptr), shape=(200, rows.shape[1] * 1009))
 
     wide = CountedRows(spread(rows.weights), spread(rows.counts), rows.lengths)
-    check(similarity.top_k(wide, 9), similarity.top_k(rows, 9))
+    assert_same(similarity.top_k(wide, 9), similarity.top_k(rows, 9))
