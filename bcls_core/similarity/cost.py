@@ -23,8 +23,9 @@ PANEL_COLUMNS = 4032
 TILE_BYTES = 32 * 2**20
 """Packed columns at 384 dimensions, and room for the hits of as many tasks as a sweep of columns has."""
 
-ROW_BYTES = 64
-"""Of each row: its norm, its place in the order of the search, floors, counts, and hashes for a moment."""
+ROW_BYTES = 80
+"""Of each row: its norm, its place in the order of the search, floors, counts, norms behind stops, and hashes for a
+moment."""
 
 FEWEST_CANDIDATES = 64
 """A query has room for so many, which is in its result if that holds two for each neighbour wanted."""

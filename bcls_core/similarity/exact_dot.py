@@ -12,6 +12,7 @@ from bcls_core.compiled import intrinsic
 
 _I64, _DOUBLE = ir.IntType(64), ir.DoubleType()
 _LANES = 16
+_LINE = 64  # bytes
 _FUSED = ("contract",)  # products and sums are exact, so are both in one
 
 
@@ -35,6 +36,26 @@ def exact_dot(_: Any, row: Any, matrix: Any, place: Any) -> Any:
         return builder.fadd(wide, rest)
 
     return types.float64(row, matrix, types.intp), emit
+
+
+@intrinsic
+def fetch(_: Any, matrix: Any, place: Any) -> Any:
+    """Asks memory for `matrix[place]`, which is read soon."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        size = builder.mul(cgutils.unpack_tuple(builder, array.shape)[1], array.itemsize)
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        start = builder.bitcast(array.data, cgutils.voidptr_t)
+        start = builder.gep(start, [builder.mul(values[1], size)], source_etype=ir.IntType(8))
+        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), size, ir.Constant(_I64, _LINE), _I64) as (at, _):
+            line = builder.gep(start, [at], source_etype=ir.IntType(8))
+            builder.call(function, [line, ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)])
+        return context.get_dummy_value()
+
+    return types.none(matrix, types.intp), emit
 
 
 @intrinsic

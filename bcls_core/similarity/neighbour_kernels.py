@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 
 from bcls_core.compiled import compiled
 from bcls_core.order_kernels import kth_largest
-from bcls_core.similarity.exact_dot import exact_dot, widen
-from bcls_core.similarity.int16_blocks import block_of, lowest_bit
+from bcls_core.similarity.exact_dot import exact_dot, fetch, widen
+from bcls_core.similarity.int16_blocks import LEAST_FLOOR, block_of, lowest_bit
 from bcls_core.similarity.row_kernels import COLUMNS, ROWS, SCALE, SHAPE
 
 SHIFT = 15
 """A product fits into 16 bits without its lowest 15."""
-
-NO_FLOOR, NEVER = -(2**31), 2**31 - 1
 
 _STEP = 1 << SHIFT
 _LOW = (1 << 32) - 1
 
 _FIRST_LOOK = 4  # panels after which floors rise for the first time
 _DEVIATIONS, _SPARE = 3.5, 3  # of how many of the best are met early
+_FETCHED = 6  # rows on their way from memory while one is multiplied
 _FEW_OF = 4  # with fewer rows than this for each that is wanted, nothing is guessed
 
 _block = block_of(SHAPE)
@@ -35,7 +34,9 @@ class Rows(NamedTuple):
     """Rows as the kernels read them; a *position* is a row's place in the order in which they are met.
 
     Attributes:
-        pairs: (positions rounded up to whole blocks and panels, pairs) int32, two int16 values each; the rest is zero.
+        pairs: (blocks, pairs, rows of a block) int32, two int16 values each; rounded up to whole panels by zeros.
+        tails: (stops, positions rounded up) int32, at least the norm of a row's values behind each stop.
+        stops: (stops,) int64 numbers of pairs, the last is all of them.
         groups: (positions,) int64, equal ones must not meet; (0,) where every row may find every other.
         order: (positions,) int32 row at each position.
         exact: (rows, dimension) fp16 bits as uint16; or float64, the high parts of long rows (`ExactRows`).
@@ -44,6 +45,8 @@ class Rows(NamedTuple):
     """
 
     pairs: NDArray[np.int32]
+    tails: NDArray[np.int32]
+    stops: NDArray[np.int64]
     groups: NDArray[np.int64]
     order: NDArray[np.int32]
     exact: NDArray[Any]
@@ -59,7 +62,7 @@ class Candidates(NamedTuple):
         products: (queries, room) int16, products without their lowest bits, likewise.
         counts: (queries,) int32 places taken, likewise.
         guesses: (queries,) int32 the highest floor that was guessed, likewise.
-        floors: (positions rounded up,) int32, by position of the query: lower products are not taken. NEVER beyond.
+        floors: (positions rounded up,) int32, by position of the query: lower products are not taken.
         k: how many rows are wanted.
         slack: twice the largest difference between a product and what the published score makes of it.
         total: rows that a query meets in the end; 0 if no floor is to be guessed.
@@ -83,6 +86,7 @@ def sweep(
     packed: NDArray[np.int32],
     column_floors: NDArray[np.int32],
     first_column: int,
+    met: int,
     first: int,
     last: int,
     panel: int,
@@ -95,7 +99,8 @@ def sweep(
 
     Args:
         packed: columns of the rows from position `first_column` on.
-        column_floors: their floors; NEVER where rows are no queries.
+        column_floors: their floors; MOST_FLOOR where rows are no queries.
+        met: how many rows the queries have met when all panels are done.
         panel: where to begin.
         hits: (room, 3) written: query, row (positions), product.
     Returns:
@@ -112,7 +117,11 @@ def sweep(
         base = panel * COLUMNS
         column = first_column + base
         for row in range(first, last, ROWS):
-            if not _block(queries.pairs, row, packed, panel, floors, column_floors, base, sums, bits):
+            if not _block(
+                queries.pairs, row // ROWS, queries.tails, floors,
+                packed, panel, rows.tails, column, column_floors, base,
+                rows.stops, sums, bits,
+            ):  # fmt: skip
                 continue
             for r in range(min(ROWS, asked - row)):
                 query, left = row + r, bits[r]
@@ -137,13 +146,24 @@ def sweep(
                         products[asker, place] = product >> SHIFT
                         counts[asker] = place + 1
                         if place + 1 == ids.shape[1]:
-                            _raise(queries, rows, best, query, column + COLUMNS)
+                            _raise(queries, rows, best, query, met)
         panel += 1
-        met = column // COLUMNS + 1
-        if met >= _FIRST_LOOK and met & (met - 1) == 0:
+        if _worth_a_look(panel, panels, met):
             for query in range(first, min(last, asked)):
-                _raise(queries, rows, best, query, met * COLUMNS)
+                _raise(queries, rows, best, query, met)
     return panel, count
+
+
+@compiled
+def _worth_a_look(panel: int, panels: int, met: int) -> bool:
+    """Whether all floors should rise: again and again while the first rows are met, later where an eighth came."""
+    chunks = met // (panels * COLUMNS)
+    if chunks <= 1 and panel >= _FIRST_LOOK and panel & (panel - 1) == 0:
+        return True
+    step = 1
+    while chunks >= 16 * step:
+        step *= 2
+    return panel == panels and chunks % step == 0
 
 
 @compiled
@@ -247,7 +267,7 @@ def finish(
     """
     for asker in askers:
         count = best.counts[asker]
-        if best.guesses[asker] > NO_FLOOR:
+        if best.guesses[asker] > LEAST_FLOOR:
             failed[asker] = count < best.k
             if count >= best.k:
                 lowest = kth_largest(best.products[asker][:count], best.k)
@@ -268,7 +288,11 @@ def _ranked(queries: Rows, rows: Rows, best: Candidates, asker: int) -> NDArray[
     keys = np.empty(count, np.int64)
     asked = _doubles(queries.exact, asker)
     asked_low = _doubles(queries.low, asker) if len(queries.low) else asked[:0]
+    for place in range(min(count, _FETCHED)):
+        fetch(rows.exact, best.ids[asker, place])
     for place in range(count):
+        if place + _FETCHED < count:
+            fetch(rows.exact, best.ids[asker, place + _FETCHED])
         row = best.ids[asker, place]
         dot = exact_dot(asked, rows.exact, row)
         if len(queries.low) or len(rows.low):

@@ -19,62 +19,113 @@ SCALE = 32000
 
 
 @compiled
-def quantise(
-    bits: NDArray[np.uint16],
-    order: NDArray[np.int32],
-    norms: NDArray[np.float64],
-    pairs: NDArray[np.int32],
-    errors: NDArray[np.float64],
-    values: NDArray[np.int16],
-) -> None:
-    """Norms of fp16 rows, and the rows as integers with the norm of what rounding took.
-
-    Args:
-        bits: (rows, dimension) fp16 rows as uint16.
-        order: (positions,) which rows to take.
-        norms: (rows,) written where a row is taken.
-        pairs: (positions, pairs) written.
-        errors: (positions,) written, in units of the integers.
-        values: (2 * pairs,) int16, zeros; working memory.
-    """
-    dimension = bits.shape[1]
-    row = np.empty(dimension)
-    for position in range(len(order)):
-        i = order[position]
+def norms(bits: NDArray[np.uint16], order: NDArray[np.int32], found: NDArray[np.float64]) -> None:
+    """Norms of fp16 rows, given as uint16 bits: written to `found` for the rows in `order`."""
+    for i in order:
         square = 0.0
-        for d in range(dimension):
-            row[d] = widen(bits[i, d])
-            square += row[d] * row[d]
-        norms[i] = np.sqrt(square)
-        _quantise_row(row, SCALE / norms[i], pairs[position], errors, position, values)
+        for d in range(bits.shape[1]):
+            value = widen(bits[i, d])
+            square += value * value
+        found[i] = np.sqrt(square)
 
 
 @compiled
-def quantise_long(
-    high: NDArray[np.float64],
+def unit_rows(
+    exact: NDArray[Any],
     low: NDArray[np.float64],
     order: NDArray[np.int32],
     norms: NDArray[np.float64],
-    pairs: NDArray[np.int32],
-    errors: NDArray[np.float64],
-    values: NDArray[np.int16],
+    units: NDArray[np.float64],
 ) -> None:
-    """`quantise` of rows in high and low parts, whose norms are known."""
+    """Rows over their norms.
+
+    Args:
+        exact, low: (rows, dimension) and (rows, dimension) or (0, 0), as `neighbour_kernels.Rows` has them.
+        order: (positions,) which rows to take.
+        norms: (rows,).
+        units: (positions, dimension) written.
+    """
     for position in range(len(order)):
         i = order[position]
-        _quantise_row(high[i] + low[i], SCALE / norms[i], pairs[position], errors, position, values)
+        for d in range(exact.shape[1]):
+            value = widen(exact[i, d])
+            if len(low):
+                value += low[i, d]
+            units[position, d] = value / norms[i]
 
 
 @compiled
-def _quantise_row(row: Any, factor: float, pairs: Any, errors: Any, place: int, values: Any) -> None:
-    lost = 0.0
-    for d in range(len(row)):
-        wanted = row[d] * factor
-        value = np.rint(wanted)
-        lost += (wanted - value) * (wanted - value)
-        values[d] = np.int16(value)
-    errors[place] = np.sqrt(lost)
-    pairs[:] = values.view(np.int32)
+def halved(values: NDArray[np.float64], axes: int, leaf: int) -> NDArray[np.int64]:
+    """An order in which rows near each other stand together: halves along the axis with the widest spread, of those
+    again halves, and so on (a k-d tree's leaves).
+
+    Args:
+        values: (rows, dimension).
+        axes: how many to look at, the first ones.
+        leaf: rows that are not halved; parts have a multiple of it but for the last.
+    """
+    order, looked = np.arange(len(values)), min(axes, values.shape[1])
+    waiting = [(0, len(values))]
+    while len(waiting):
+        first, last = waiting.pop()
+        count = last - first
+        if count <= leaf:
+            continue
+        widest, spread = 0, -1.0
+        for axis in range(looked):
+            total, squares = 0.0, 0.0
+            for row in order[first:last]:
+                total += values[row, axis]
+                squares += values[row, axis] ** 2
+            if squares - total * total / count > spread:
+                widest, spread = axis, squares - total * total / count
+        along = np.empty(count)
+        for place in range(count):
+            along[place] = values[order[first + place], widest]
+        order[first:last] = order[first:last][np.argsort(along)]
+        middle = first + (count // 2 + leaf - 1) // leaf * leaf
+        waiting.append((first, middle))
+        waiting.append((middle, last))
+    return order
+
+
+@compiled
+def quantise(
+    units: NDArray[np.float64],
+    first: int,
+    stops: NDArray[np.int64],
+    pairs: NDArray[np.int32],
+    tails: NDArray[np.int32],
+    errors: NDArray[np.float64],
+) -> None:
+    """Unit rows as integers, with the norm of what rounding took and the norms of what is behind each stop.
+
+    Args:
+        units: (rows, dimension).
+        first: position of the first row.
+        stops: (stops,) numbers of pairs, ascending.
+        pairs: (blocks, pairs, ROWS) written at the rows' positions.
+        tails: (stops, positions) written, rounded up.
+        errors: (positions,) written, in units of the integers.
+    """
+    count, dimension = units.shape
+    values = np.zeros(2 * pairs.shape[1], dtype=np.int16)
+    for row in range(count):
+        lost = 0.0
+        for d in range(dimension):
+            wanted = units[row, d] * SCALE
+            value = np.rint(wanted)
+            lost += (wanted - value) * (wanted - value)
+            values[d] = np.int16(value)
+        position = first + row
+        errors[position] = np.sqrt(lost)
+        pairs[position // ROWS, :, position % ROWS] = values.view(np.int32)
+        square, behind = np.int64(0), len(values)
+        for stop in range(len(stops) - 1, -1, -1):
+            while behind > 2 * stops[stop]:
+                behind -= 1
+                square += np.int64(values[behind]) * np.int64(values[behind])
+            tails[stop, position] = np.int32(np.ceil(np.sqrt(np.float64(square))))
 
 
 @compiled
@@ -88,10 +139,17 @@ def row_hashes(bits: NDArray[np.uint16], hashes: NDArray[np.uint64]) -> None:
 
 
 @compiled
-def pack(pairs: NDArray[np.int32], packed: NDArray[np.int32]) -> None:
-    """Rows as columns of panels: (rows, pairs) to (panels, pairs, COLUMNS)."""
+def pack(blocks: NDArray[np.int32], packed: NDArray[np.int32], first: int) -> None:
+    """Rows in blocks as columns of panels.
+
+    Args:
+        blocks: (blocks, pairs, ROWS).
+        packed: (panels, pairs, COLUMNS) written.
+        first: row that is the first column.
+    """
     for panel in range(packed.shape[0]):
         for column in range(COLUMNS):
-            row = pairs[panel * COLUMNS + column]
-            for pair in range(len(row)):
-                packed[panel, pair, column] = row[pair]
+            row = first + panel * COLUMNS + column
+            block, place = row // ROWS, row % ROWS
+            for pair in range(packed.shape[1]):
+                packed[panel, pair, column] = blocks[block, pair, place]

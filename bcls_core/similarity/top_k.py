@@ -89,7 +89,7 @@ class _Prepared:
     """Rows that may be answers, ready for the kernels, which are imported here: they load the compiler."""
 
     def __init__(self, rows: StoredRows, groups: IntArray | None, k: int) -> None:
-        from bcls_core.similarity.nearest import PreparedRows
+        from bcls_core.similarity.prepared_rows import PreparedRows
         from bcls_core.similarity.redundant import redundant_rows
 
         self._rows, self._groups, self._k = rows, groups, k
@@ -98,19 +98,22 @@ class _Prepared:
         self._others = np.flatnonzero(redundant)
 
     def nearest_to(self, asked: StoredRows, groups: IntArray | None) -> tuple[FloatArray, IntArray]:
-        from bcls_core.similarity.nearest import PreparedRows, find
+        from bcls_core.similarity.nearest import find
+        from bcls_core.similarity.prepared_rows import PreparedRows
 
         scores, ids = self._places(len(asked))
-        find(scores, ids, self._answers, PreparedRows.of(asked, groups))
+        find(scores, ids, self._answers, PreparedRows.of(asked, groups, basis=self._answers.basis))
         return scores, ids
 
     def nearest_to_each(self) -> tuple[FloatArray, IntArray]:
-        from bcls_core.similarity.nearest import PreparedRows, find
+        from bcls_core.similarity.nearest import find
+        from bcls_core.similarity.prepared_rows import PreparedRows
 
         scores, ids = self._places(len(self._rows))
         find(scores, ids, self._answers)
         if len(self._others):
-            find(scores, ids, self._answers, PreparedRows.of(self._rows, self._groups, which=self._others))
+            others = PreparedRows.of(self._rows, self._groups, which=self._others, basis=self._answers.basis)
+            find(scores, ids, self._answers, others)
         return scores, ids
 
     def _places(self, count: int) -> tuple[FloatArray, IntArray]:

@@ -7,8 +7,9 @@
 Peers take turns on the same threads: several rounds with a random sample, fewer with all captions; a product of large
 fp32 matrices by torch takes turns with them, for what the processor can do at all. Each peer has the best settings of a
 sweep over what its documentation names. Ours starts from the stored fp16 rows, the peers from fp32 rows of unit length,
-made before; and only their search is timed, not that they find every row itself. FLOP are two for each value of a pair:
-ours meets each unordered pair once, in products of 16-bit integers; the peers meet it twice, in fp32. Neighbours are
+made before; and only their search is timed, not that they find every row itself. FLOP are two for each value of a pair,
+also where ours leaves values out: it meets each unordered pair once, in products of 16-bit integers that end early; the
+peers meet it twice, in fp32. Neighbours are
 compared: where a peer has others, their exact scores must be ours as far as fp32 can tell.
 
 Memory is what a call adds in a process of its own, beside the rows in the form that the search reads.
@@ -191,7 +192,8 @@ def run(rows: StoredRows, rounds: int, rounds_of_all: int) -> dict[str, Any]:
         "dimension": rows.shape[1],
         "k": K,
         "threads": torch.get_num_threads(),
-        "products": "ours: 16-bit integers, each unordered pair once; the peers': fp32, all ordered pairs",
+        "products": "ours: 16-bit integers, each unordered pair once and no further than it may matter; the peers': "
+        "fp32, all ordered pairs",
         "versions": {
             "faiss": faiss.__version__,
             "sentence-transformers": sentence_transformers.__version__,

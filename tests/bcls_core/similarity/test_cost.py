@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcls_core.errors import ShapeError
-from bcls_core.similarity import cost, ivf_fit, nearest
+from bcls_core.similarity import cost, ivf_fit, nearest, prepared_rows
 from bcls_core.similarity.cost import AllPairs, InvertedFile
 from bcls_core.similarity.label_tables import neighbours_table
 
@@ -52,7 +52,7 @@ def test_a_byte_serves_half_a_block_of_columns() -> None:
 def test_memory_of_all_rows() -> None:
     found = AllPairs(1000, 383, 50).memory()
     assert (found.rows, found.integers, found.results) == (1000 * 766, 1000 * 768, 1000 * 600)
-    assert found.total == found.rows + found.integers + found.results + 64 * 1000 + cost.TILE_BYTES
+    assert found.total == found.rows + found.integers + found.results + 80 * 1000 + cost.TILE_BYTES
 
 
 def test_memory_of_a_shard() -> None:
@@ -68,8 +68,8 @@ def test_candidates_of_few_neighbours_need_room_of_their_own() -> None:
 def test_constants_are_those_of_the_search() -> None:
     rooms = -(-nearest._MOST_ROWS // nearest._ROWS_OF_TASK)
     room = 12 * (nearest._ROOM + nearest._ROWS_OF_TASK * nearest.row_kernels.COLUMNS)
-    tiles = rooms * room + nearest._MOST_COLUMNS * 384 * 2
-    assert nearest._MOST_COLUMNS == cost.PANEL_COLUMNS
+    tiles = rooms * room + prepared_rows._MOST_COLUMNS * 384 * 2
+    assert prepared_rows._MOST_COLUMNS == cost.PANEL_COLUMNS
     assert nearest._LEAST_ROOM == cost.FEWEST_CANDIDATES
     assert 0.9 * cost.TILE_BYTES < tiles <= 1.1 * cost.TILE_BYTES
     assert (ivf_fit.SAMPLE_PER_CLUSTER, ivf_fit._ITERATIONS) == (cost.SAMPLE_PER_CLUSTER, cost.ITERATIONS)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcls_core.errors import ShapeError
-from bcls_core.similarity import nearest, top_k
+from bcls_core.similarity import nearest, prepared_rows, top_k
 from bcls_core.similarity.redundant import redundant_rows
 
 Result = tuple[np.ndarray, np.ndarray]
@@ -91,17 +91,18 @@ ROWS = {
 
 
 BLOCKS = {
-    "usual": {},
-    "narrow": {"_FEWEST_COLUMNS": 96, "_MOST_COLUMNS": 96, "_MOST_ROWS": 96, "_ROWS_OF_TASK": 12},
-    "hits without room": {"_FEWEST_COLUMNS": 96, "_MOST_COLUMNS": 192, "_ROOM": 1, "_COLUMN_TASKS": 1},
+    "usual": ({}, {}),
+    "narrow": ({"_MOST_ROWS": 96, "_ROWS_OF_TASK": 12}, {"_FEWEST_COLUMNS": 96, "_MOST_COLUMNS": 96}),
+    "hits without room": ({"_ROOM": 1, "_COLUMN_TASKS": 1}, {"_FEWEST_COLUMNS": 96, "_MOST_COLUMNS": 192}),
 }
 
 
 @pytest.fixture(params=BLOCKS)
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the work is cut, which must not be seen in any result."""
-    for name, value in BLOCKS[request.param].items():
-        monkeypatch.setattr(nearest, name, value)
+    for module, changes in zip((nearest, prepared_rows), BLOCKS[request.param], strict=True):
+        for name, value in changes.items():
+            monkeypatch.setattr(module, name, value)
     return str(request.param)
 
 
@@ -143,9 +144,19 @@ def crowds(rng: np.random.Generator) -> np.ndarray:
     return rows[rng.permutation(900)]
 
 
+def two_worlds(rng: np.random.Generator) -> np.ndarray:
+    """Most rows in a few directions, which become the first axes; what tells the others apart stands in the last."""
+    rows = rng.normal(size=(1000, 48)) * np.exp(-np.arange(48) / 6)
+    rows[::9, :24] = 0
+    rows[::9, 24:] = rng.normal(size=(112, 24))
+    rows[::5, 24:] += 0.5 * rng.normal(size=(200, 24))
+    return unit(rows @ np.linalg.qr(rng.normal(size=(48, 48)))[0])
+
+
 LARGE = {
     "gaussian": lambda rng: unit(rng.normal(size=(1100, 33))),
     "clusters": clusters,
+    "two worlds": two_worlds,
     "crowds": crowds,
     "all equal": lambda rng: np.repeat(unit(rng.normal(size=(1, 16))), 700, axis=0),
     "equal but for a few": lambda rng: unit(
@@ -168,6 +179,21 @@ def test_blocks_and_threads_do_not_change_a_bit(name: str, blocks: str) -> None:
             assert_same(top_k(rows, k, exclude=groups), best_of(own, k, alike))
             nothing = np.zeros((len(queries), len(rows)), dtype=bool)
             assert_same(top_k(rows, k, queries=queries), best_of(exact_cosines(queries, rows), k, nothing))
+
+
+@pytest.mark.parametrize("name", ["two worlds", "gaussian"])
+def test_products_end_early_where_nothing_can_be_reached(name: str) -> None:
+    """Most of the work is spared where axes differ in weight, and the case above proves that it may be."""
+    rows = LARGE[name](np.random.default_rng(5))
+    prepared = prepared_rows.PreparedRows.of(rows)
+    stops, tails = prepared.kernel.stops, prepared.kernel.tails
+    assert len(stops) > 1
+    assert stops[-1] * 2 >= rows.shape[1]
+    assert (tails[-1] == 0).all()
+    assert (tails[0, : len(rows)] > 0).all()
+    few = prepared_rows.PreparedRows.of(rows[:100])
+    assert few.basis.axes is None, "axes cost more than they spare"
+    assert list(few.kernel.stops) == [stops[-1]]
 
 
 @contextmanager
@@ -195,7 +221,7 @@ def test_a_guess_that_fails_is_noticed_and_searched_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(nearest, "_Search", spy)
     assert_same(top_k(rows, 40), expected)
     assert searches == [-1], "rows come in random order, so hardly a guess fails"
-    monkeypatch.setattr(nearest, "_shuffled", lambda rows: rows)
+    monkeypatch.setattr(prepared_rows, "_shuffled", lambda rows: rows)
     assert_same(top_k(rows, 40), expected)
     assert searches[1] == -1
     assert searches[2] > 100
@@ -243,16 +269,23 @@ def test_the_fast_product_alone_decides_nothing(monkeypatch: pytest.MonkeyPatch)
     rng = np.random.default_rng(3)
     rows = unit(rng.normal(size=(600, 24)))
     expected = best_of(exact_cosines(rows, rows), 40, np.eye(len(rows), dtype=bool))
-    prepare = nearest.PreparedRows.of
+    prepare = prepared_rows.PreparedRows.of
 
-    def wrong(*arguments: Any, **options: Any) -> nearest.PreparedRows:
+    def wrong(*arguments: Any, **options: Any) -> prepared_rows.PreparedRows:
         prepared = prepare(*arguments, **options)
-        integers = prepared.kernel.pairs.view(np.int16)
+        kernel = prepared.kernel
+        blocks, pairs, step = kernel.pairs.shape
+        integers = kernel.pairs.transpose(0, 2, 1).reshape(blocks * step, pairs).view(np.int16)
         noise = np.where(integers != 0, rng.integers(-40, 41, integers.shape), 0).astype(np.int16)
-        integers += noise
-        return nearest.PreparedRows(prepared.kernel, prepared.error + float(np.linalg.norm(noise, axis=1).max()))
+        noisy = np.ascontiguousarray((integers + noise).astype(np.int16)).view(np.int32)
+        kernel.pairs[:] = noisy.reshape(blocks, step, pairs).transpose(0, 2, 1)
+        for stop, tails in zip(kernel.stops, kernel.tails, strict=True):
+            behind = (integers + noise)[:, 2 * stop :].astype(np.float64)
+            tails[:] = np.ceil(np.linalg.norm(behind, axis=1))
+        error = prepared.error + float(np.linalg.norm(noise.astype(float), axis=1).max())
+        return prepared_rows.PreparedRows(kernel, prepared.basis, error)
 
-    monkeypatch.setattr(nearest.PreparedRows, "of", wrong)
+    monkeypatch.setattr(prepared_rows.PreparedRows, "of", wrong)
     assert_same(top_k(rows, 40), expected)
     assert_same(top_k(rows, 3), (expected[0][:, :3], expected[1][:, :3]))
 
