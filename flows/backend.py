@@ -162,6 +162,8 @@ class RayBackend:
 
         ensure_ray()
         size = min(self._workers, len(pieces))
+        # The most work first, so that workers end together.
+        pieces = sorted(pieces, key=lambda piece: -int(piece.get("work", 1)))
         table = ray.data.from_items([{"piece": json.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces))
         runner = _RayRunner(uuid.uuid4().hex, worker, arguments, draft)
         # On CPUs tasks: unlike an actor, the process that ran one stage serves the next, its imports paid for. A GPU

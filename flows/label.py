@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from bcls_core.config import EmbeddingMeasureSettings, IvfSearch, Recipe
 from bcls_core.similarity import load_gaps
+from bcls_core.similarity.corpus_splits import CorpusSplits
 from bcls_core.similarity.ivf_recall import Recall, require_recall
-from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard, shard_splits
+from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard
 from bcls_core.similarity.neighbour_labels import FitIvf, GatherSplit, MeasureRecall, SearchPanel
 from bcls_core.store import Artifact, Draft
+from bcls_core.store.canonical import as_json
 from flows import determinants, lineage
 from flows.backend import Record, WorkerClass, origins, results
 from flows.context import Context
@@ -46,7 +49,7 @@ def _compute(
     settings = recipe.label
     places = {"root": context.root, "corpus": corpus.version, "labels": draft.version}
     captions = [part.rows or 0 for part in corpus.parts("captions")]
-    splits = shard_splits(corpus)
+    splits = CorpusSplits(corpus).of_shard
     records: list[Record] = []
 
     def stage(worker: WorkerClass, pieces: list[dict[str, Any]], what: str, **arguments: Any) -> list[dict[str, Any]]:
@@ -65,6 +68,8 @@ def _compute(
         ]
         stage(RepresentShard, pieces, f"{name}: captions", measure=name, settings=measure, device=context.device)
     recalls: dict[str, dict[str, Any]] = {}
+    earlier = None if approximate else _earlier(context, determined)
+    built: dict[str, dict[str, int]] = {}
     for name in settings.measures:
         of_measure = {"measure": name, "settings": settings}
         if name in embeddings:
@@ -72,7 +77,8 @@ def _compute(
         if approximate:
             stage(FitIvf, _by_split(f"fit-ivf-{name}", splits), f"{name}: clusters", **of_measure)
         pieces = panels(f"neighbours-{name}", splits, captions, context.runtime.panel_captions)
-        stage(SearchPanel, pieces, f"{name}: neighbours", **of_measure)
+        found = stage(SearchPanel, pieces, f"{name}: neighbours", **of_measure, earlier=earlier)
+        built[name] = {how: sum(record.get(how, 0) for record in found) for how in ("kept", "repaired", "new")}
         if approximate:
             found = stage(MeasureRecall, _by_split(f"recall-{name}", splits), f"{name}: recall", **of_measure)
             recalls[name] = {record["split"]: record["recall"] for record in found}
@@ -88,8 +94,25 @@ def _compute(
         parents={"corpus": corpus.version},
         statistics={"recipe": recipe.name, "measures": sorted(settings.measures)}
         | ({"recall": recalls} if approximate else {}),
-        sidecar={"mlflow_run": job.run_id, "pieces": origins(records), "starts": draft.starts()},
+        sidecar={"mlflow_run": job.run_id, "pieces": origins(records), "starts": draft.starts()}
+        | ({"built upon": earlier, "lists": built} if earlier is not None else {}),
     )
+
+
+def _earlier(context: Context, determined: dict[str, Any]) -> str | None:
+    """The newest published label set that another corpus alone makes different, and whose corpus is still there."""
+
+    def settled(determinants: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in determinants.items() if name != "corpus"}
+
+    wanted = settled(as_json(determined))
+    for publication in sorted(context.store.publications("labels"), key=lambda one: -one.sequence):
+        labels = context.store.find("labels", publication.version)
+        if labels is None or settled(labels.manifest.fingerprint) != wanted:
+            continue
+        if context.store.find("corpus", labels.manifest.parents["corpus"]) is not None:
+            return labels.version
+    return None
 
 
 def panels(name: str, splits: list[str | None], captions: list[int], most: int) -> list[dict[str, Any]]:
@@ -149,6 +172,8 @@ def report(produced: Produced) -> Result:
         "tables": {name: table.rows for name, table in labels.manifest.tables.items()},
         "gaps": {name: [float(value) for value in quantiles.values] for name, quantiles in gaps.items()},
     }
+    if "built upon" in labels.sidecar:
+        facts["built upon"] = f"labels {labels.sidecar['built upon']}"
     grid = Grid(
         ("label difference at percentile", *(f"p{percentile}" for percentile in _SHOWN_PERCENTILES)),
         [(name, *(float(quantiles.values[p]) for p in _SHOWN_PERCENTILES)) for name, quantiles in gaps.items()],

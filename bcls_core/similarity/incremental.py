@@ -9,6 +9,7 @@ places to spare, kept beside what is published, is complete even after it lost s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,9 @@ from bcls_core.similarity.incremental_lists import Lists, PlaceOf, among, cells_
 from bcls_core.similarity.measure import FloatArray, IntArray, RowSimilarity
 from bcls_core.similarity.ranking import MAX_ROWS, ordered, restored
 from bcls_core.similarity.split_rows import SplitRows
+
+Search = Callable[[IntArray], tuple[FloatArray, IntArray]]
+"""Places of rows to the scores and places of those nearest to each."""
 
 _NOBODY = np.iinfo(np.int64).min
 _LOW = np.int64(MAX_ROWS - 1)
@@ -58,6 +62,7 @@ def update_neighbours(
     *,
     panel: IntArray | None = None,
     spare: int = 0,
+    search: Search | None = None,
 ) -> tuple[Lists, Update]:
     """The k most similar captions of other images for each caption, equal bit for bit to a search of all.
 
@@ -74,6 +79,8 @@ def update_neighbours(
         panel: ascending ids of captions whose lists are wanted, all if None; lists do not depend on it.
         spare: places beyond k that a list is given when it is searched anew, and loses and gains afterwards. How many
             it has depends on the lists before; the first k do not (`Lists.shortened`).
+        search: `similarity.search_of(split.rows, k + spare, exclude=split.images)`, prepared by whoever updates
+            several panels.
     Returns:
         The lists of the panel, and what was done for them.
     Raises:
@@ -87,7 +94,7 @@ def update_neighbours(
     places = np.arange(len(split)) if panel is None else _places(split, panel, "panel")
     is_new = np.ones(len(split), dtype=np.bool_)
     is_new[_places(split, kept, "kept captions")] = False
-    update = _Updating(similarity, split, k, k + spare, old, is_new)
+    update = _Updating(similarity, split, k, k + spare, old, is_new, search)
     scores, found, repaired = update.lists(places)
     new = int(is_new[places].sum())
     done = Update(
@@ -105,9 +112,17 @@ class _Updating:
     """One update: finds places in the split, counts what it compares."""
 
     def __init__(
-        self, similarity: RowSimilarity[Any], split: SplitRows, k: int, most: int, old: Lists, is_new: NDArray[np.bool_]
+        self,
+        similarity: RowSimilarity[Any],
+        split: SplitRows,
+        k: int,
+        most: int,
+        old: Lists,
+        is_new: NDArray[np.bool_],
+        search: Search | None,
     ) -> None:
         self._similarity, self._split, self._k, self._most, self._old = similarity, split, k, most, old
+        self._prepared = search
         self._images = np.unique(np.asarray(split.images), return_inverse=True)[1].astype(np.int64)
         self._is_new, self._new = is_new, np.flatnonzero(is_new)
         self._place_of = PlaceOf(split.ids)
@@ -121,7 +136,7 @@ class _Updating:
         """(places, most) scores and places of the split, -inf and -1 at the end; how many kept ones met all rows."""
         kept, new = places[~self._is_new[places]], places[self._is_new[places]]
         if self._is_more_than_all(len(kept) * len(self._new) + len(new) * len(self._split), places):
-            return *self._search_all(places), len(kept)
+            return *self._search(places), len(kept)
         shape = len(places), self._most
         scores, found = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
         complete = np.zeros(len(places), dtype=np.bool_)
@@ -132,7 +147,7 @@ class _Updating:
             scores[part], found[part] = _scores(keys), _ids(keys)
         asked = np.flatnonzero(~complete)
         if self._is_more_than_all(len(asked) * len(self._split), places):
-            return *self._search_all(places), len(kept)
+            return *self._search(places), len(kept)
         if len(asked):
             scores[asked], found[asked] = self._search(places[asked])
         return scores, found, len(asked) - len(new)
@@ -142,18 +157,11 @@ class _Updating:
         all_at_once = len(places) == len(self._split)
         return products > len(places) * len(self._split) // (2 if all_at_once else 1)
 
-    def _search_all(self, places: IntArray) -> tuple[FloatArray, IntArray]:
-        if len(places) < len(self._split):
-            return self._search(places)
-        self.products += len(places) * len(self._split)
-        return self._similarity.top_k(self._split.rows, self._most, exclude=self._images)
-
     def _search(self, places: IntArray) -> tuple[FloatArray, IntArray]:
         self.products += len(places) * len(self._split)
-        rows, images = self._split.rows, self._images
-        return self._similarity.top_k(
-            rows, self._most, queries=rows[places], exclude=images, exclude_queries=images[places]
-        )
+        if self._prepared is None:
+            self._prepared = self._similarity.search_of(self._split.rows, self._most, exclude=self._images)
+        return self._prepared(places)
 
     def _joined(self, places: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
         """(places, most) best of the old lists' captions that were kept and of the new ones, as far as nobody can come

@@ -72,18 +72,31 @@ class Lists:
         lists = list(parts)
         if len({part.k for part in lists}) != 1:
             raise ShapeError(f"found parts with k of {sorted({part.k for part in lists})}. Join parts of one k.")
-        ids = np.concatenate([part.ids for part in lists])
-        starts = np.concatenate([[0], np.cumsum(np.concatenate([part.lengths for part in lists]))]).astype(np.int64)
-        order = np.argsort(ids, kind="stable")
-        cells = cells_of(starts, order)
-        lengths = np.diff(starts)[order]
-        return cls(
-            ids[order],
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.concatenate([part.neighbours for part in lists])[cells],
-            np.concatenate([part.scores for part in lists])[cells],
+        lengths = np.concatenate([part.lengths for part in lists])
+        return cls.in_order(
+            np.concatenate([part.ids for part in lists]),
+            lengths,
+            np.concatenate([part.neighbours for part in lists]),
+            np.concatenate([part.scores for part in lists]),
             lists[0].k,
         )
+
+    @classmethod
+    def in_order(cls, ids: IntArray, lengths: IntArray, neighbours: IntArray, scores: FloatArray, k: int) -> Lists:
+        """Lists that stand one after the other in any order of ids."""
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        order = np.argsort(ids, kind="stable")
+        cells = cells_of(starts, order)
+        ends = np.cumsum(lengths[order])
+        return cls(ids[order], np.concatenate([[0], ends]).astype(np.int64), neighbours[cells], scores[cells], k)
+
+    def to_arrays(self, width: int) -> tuple[FloatArray, IntArray]:
+        """(captions, width) scores and ids of neighbours, -inf and -1 behind the end of a list."""
+        there = np.arange(width) < self.lengths[:, None]
+        scores = np.full(there.shape, -np.inf, dtype=np.float32)
+        ids = np.full(there.shape, -1, dtype=np.int64)
+        scores[there], ids[there] = self.scores, self.neighbours
+        return scores, ids
 
     def shortened(self) -> Lists:
         """The lists without places to spare."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from bcls_core.similarity.measure import FloatArray, IntArray
 from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS
@@ -87,16 +88,23 @@ def neighbours_table(measure: str, caption_ids: IntArray, neighbours: IntArray, 
         caption_ids: (captions,) whose neighbours these are.
         neighbours, scores: (captions, k).
     """
-    there = neighbours >= 0
-    starts = pa.array(np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32))
-    count = len(caption_ids)
     return pa.table(
-        [
-            pa.array(["caption"] * count, type=pa.string()),
-            pa.array([measure] * count, type=pa.string()),
-            pa.array(caption_ids),
-            pa.ListArray.from_arrays(starts, pa.array(neighbours[there])),
-            pa.ListArray.from_arrays(starts, pa.array(scores[there])),
-        ],
+        [*of_captions(measure, caption_ids), *list_columns(neighbours >= 0, neighbours, scores)],
         schema=NEIGHBOURS_SCHEMA,
     )
+
+
+def of_captions(measure: str, caption_ids: IntArray) -> list[pa.Array]:
+    """The columns `kind`, `measure` and `id` of a table about captions."""
+    count = len(caption_ids)
+    return [
+        pa.array(["caption"] * count, type=pa.string()),
+        pa.array([measure] * count, type=pa.string()),
+        pa.array(caption_ids),
+    ]
+
+
+def list_columns(there: NDArray[np.bool_], *values: NDArray[Any]) -> list[pa.ListArray]:
+    """Of (rows, places) arrays the places that are there, as a list for each row."""
+    starts = pa.array(np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32))
+    return [pa.ListArray.from_arrays(starts, pa.array(of_all[there])) for of_all in values]

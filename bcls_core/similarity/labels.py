@@ -9,7 +9,7 @@ made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from bcls_core.config import CiderDMeasureSettings, EmbeddingMeasureSettings, Me
 from bcls_core.errors import CorpusError
 from bcls_core.similarity.cider import Cider
 from bcls_core.similarity.cider_d import CiderD
+from bcls_core.similarity.corpus_splits import CAPTIONS, CorpusSplits
 from bcls_core.similarity.document_frequencies import DocumentCounter, DocumentFrequencies
 from bcls_core.similarity.gaps import GAPS_TABLE, sample_gaps
 from bcls_core.similarity.label_set import SIMILARITY, relevance_by_id
@@ -26,21 +27,14 @@ from bcls_core.similarity.label_tables import representations_table
 from bcls_core.similarity.measure import FloatArray, IntArray
 from bcls_core.similarity.relevance import CaptionRelevance
 from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS, TFIDF, RowBook, open_book
-from bcls_core.store import Artifact, Draft, Store
+from bcls_core.store import Draft, Store
 from bcls_core.teachers.embedding_cache import EmbeddingCache
-from bcls_core.teachers.text import TextTeacher
+from bcls_core.teachers.text import TextTeacher, teacher_fingerprint
 
 FREQUENCIES = "document_frequencies"
-CAPTIONS = "captions"
 
 Piece = Mapping[str, Any]
 Record = dict[str, Any]
-
-
-def shard_splits(corpus: Artifact) -> list[str | None]:
-    """The split of each caption shard; None for a shard without captions."""
-    tables = corpus.scan(CAPTIONS, columns=["split"])
-    return [table.column("split")[0].as_py() if table.num_rows else None for table in tables]
 
 
 class LabelWorker:
@@ -53,14 +47,11 @@ class LabelWorker:
         self._draft = Draft(self._store.filesystem, "labels", labels)
 
     @cached_property
-    def _splits(self) -> list[str | None]:
-        return shard_splits(self._corpus)
-
-    def _shards_of(self, split: str | None) -> list[int]:
-        return [shard for shard, other in enumerate(self._splits) if other == split]
+    def _splits(self) -> CorpusSplits:
+        return CorpusSplits(self._corpus)
 
     def _need_train(self) -> None:
-        if "train" not in self._splits:
+        if "train" not in self._splits.names:
             raise CorpusError(
                 f"corpus {self._corpus.version} has no captions of split train, and labels are fitted on it. "
                 "Ingest it again and map one of its splits to train."
@@ -71,15 +62,7 @@ class LabelWorker:
 
     def _book(self, measure: str, kind: str, split: str | None) -> RowBook[Any]:
         table = f"{kind}/{measure}"
-        return open_book(kind, (self._draft.read_table(table, shard) for shard in self._shards_of(split)))
-
-    def _image_of(self, split: str | None) -> tuple[IntArray, IntArray]:
-        """Ids of a split's captions, ascending, and the number of each one's image."""
-        columns = ["caption_id", "image_id"]
-        tables = [self._corpus.read(CAPTIONS, shard, columns) for shard in self._shards_of(split)]
-        captions = pa.concat_tables(tables).sort_by("caption_id")
-        images = captions.column("image_id").combine_chunks().dictionary_encode()
-        return captions.column("caption_id").to_numpy(), images.indices.to_numpy().astype(np.int64)
+        return open_book(kind, (self._draft.read_table(table, shard) for shard in self._splits.shards(split)))
 
 
 class FitFrequencies(LabelWorker):
@@ -92,7 +75,7 @@ class FitFrequencies(LabelWorker):
     def __call__(self, _: Piece) -> Record:
         self._need_train()
         counter = DocumentCounter()
-        for shard, split in enumerate(self._splits):
+        for shard, split in enumerate(self._splits.of_shard):
             captions = self._captions(shard)
             images = captions.column("image_id").to_pylist()
             counter.add(captions.column("caption").to_pylist(), images, counted=split == "train")
@@ -124,13 +107,23 @@ class RepresentShard(LabelWorker):
     def _encoder(self) -> Any:
         settings = self._settings
         if isinstance(settings, EmbeddingMeasureSettings):
-            teacher = TextTeacher(
-                settings.model, revision=settings.revision, prompt=settings.prompt, device=self._device
-            )
-            cache = EmbeddingCache(self._store.filesystem, teacher.fingerprint, teacher.dimension)
-            return partial(cache.encode, encode=teacher.encode)
+            fingerprint = teacher_fingerprint(settings.model, revision=settings.revision, prompt=settings.prompt)
+            cache = EmbeddingCache(self._store.filesystem, fingerprint)
+
+            def encode(texts: list[str]) -> Any:
+                rows = cache.encode(texts, lambda unknown: self._teacher.encode(unknown))
+                return rows if rows.shape[1] else np.empty((0, self._teacher.dimension), dtype=np.float16)
+
+            return encode
         measure = CiderD if isinstance(settings, CiderDMeasureSettings) else Cider
         return measure(DocumentFrequencies.from_table(self._draft.read_table(FREQUENCIES, 0))).represent
+
+    @cached_property
+    def _teacher(self) -> TextTeacher:
+        """Loaded when the cache lacks a caption: most jobs repeat most of an earlier one's."""
+        settings = self._settings
+        assert isinstance(settings, EmbeddingMeasureSettings)  # noqa: S101 - nothing else encodes
+        return TextTeacher(settings.model, revision=settings.revision, prompt=settings.prompt, device=self._device)
 
 
 class EstimateGaps(LabelWorker):
@@ -151,7 +144,7 @@ class EstimateGaps(LabelWorker):
 
     def _tables(self) -> Iterator[pa.Table]:
         self._need_train()
-        ids, images = self._image_of("train")
+        ids, images = self._splits.images("train")
         for measure, settings in sorted(self._measures.items()):
             kind = kind_of(settings)
             book, relevance = self._book(measure, kind, "train"), CaptionRelevance(SIMILARITY[kind])

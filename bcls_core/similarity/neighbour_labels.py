@@ -7,13 +7,16 @@ Stages: `GatherSplit` for every embedding measure and split, `FitIvf` likewise i
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from bcls_core.config import IvfSearch, LabelSettings
+from bcls_core.similarity.earlier_labels import EarlierLabels
+from bcls_core.similarity.incremental import Search, update_neighbours
+from bcls_core.similarity.incremental_changes import kept_captions
 from bcls_core.similarity.ivf import IvfPlan
 from bcls_core.similarity.ivf_fit import fit_ivf
 from bcls_core.similarity.ivf_recall import measure_recall
@@ -27,7 +30,7 @@ from bcls_core.similarity.split_rows import SplitRows, gather_dense, open_dense
 
 IVF = "ivf"
 
-Found = tuple[FloatArray, IntArray]
+Found = tuple[FloatArray, IntArray, dict[str, int]]
 
 
 class _MeasureWorker(LabelWorker):
@@ -48,7 +51,7 @@ class _MeasureWorker(LabelWorker):
     def _read_split(self, split: str | None) -> SplitRows:
         if self._kind == EMBEDDINGS:
             return open_dense(self._draft.scratch, self._folder(split))
-        ids, images = self._image_of(split)
+        ids, images = self._splits.images(split)
         return SplitRows(ids, images, self._book(self._measure, self._kind, split).take(ids))
 
     def _folder(self, split: str | None) -> str:
@@ -59,7 +62,7 @@ class _MeasureWorker(LabelWorker):
 
     def _part_of(self, split: str | None) -> int:
         """Tables with a part for each split have them in the order in which splits appear in the corpus."""
-        return list(dict.fromkeys(split for split in self._splits if split is not None)).index(str(split))
+        return self._splits.names.index(str(split))
 
 
 class GatherSplit(_MeasureWorker):
@@ -67,8 +70,10 @@ class GatherSplit(_MeasureWorker):
 
     def __call__(self, piece: Piece) -> Record:
         split = piece["split"]
-        ids, images = self._image_of(split)
-        tables = (self._draft.read_table(f"{self._kind}/{self._measure}", shard) for shard in self._shards_of(split))
+        ids, images = self._splits.images(split)
+        tables = (
+            self._draft.read_table(f"{self._kind}/{self._measure}", shard) for shard in self._splits.shards(split)
+        )
         rows, dimension = gather_dense(self._draft.scratch, self._folder(split), ids, images, tables)
         return {"rows": rows, "dimension": dimension}
 
@@ -88,27 +93,36 @@ class SearchPanel(_MeasureWorker):
     """For each caption of some shards of a split the k most similar captions of it that describe other images.
 
     Equal scores go to the lower caption id. A caption with fewer than k such others has a shorter list. Written are
-    the shards' parts of `neighbours/MEASURE` and, if the settings say so, of `soft_labels/MEASURE`.
+    the shards' parts of `neighbours/MEASURE` and, if the settings say so, of `soft_labels/MEASURE`. With earlier labels
+    of the same settings, lists are built upon theirs: what comes out is the same, most of the work is spared.
     """
 
-    def __init__(self, root: str, corpus: str, labels: str, measure: str, settings: LabelSettings) -> None:
+    def __init__(
+        self, root: str, corpus: str, labels: str, measure: str, settings: LabelSettings, earlier: str | None = None
+    ) -> None:
+        """
+        Args:
+            earlier: version of a label set of another corpus that has all else in common, with its corpus at hand.
+        """
         super().__init__(root, corpus, labels, measure, settings)
+        self._earlier = EarlierLabels(self._store, earlier, measure, self._kind) if earlier is not None else None
         self._search_of = lru_cache(maxsize=1)(self._prepare)
         self._tail_of = lru_cache(maxsize=1)(self._sample)
 
     def __call__(self, piece: Piece) -> Record:
         shards = piece["shards"]
-        split = self._splits[shards[0]]
+        split = self._splits.of_shard[shards[0]]
         owns = [
             self._corpus.read("captions", shard, ["caption_id"]).column("caption_id").to_numpy() for shard in shards
         ]
         if split is None:
             ids, places = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
             scores, found = np.empty((0, self._k), dtype=np.float32), np.empty((0, self._k), dtype=np.int64)
+            built: dict[str, int] = {}
         else:
             ids = self._rows_of(split).ids
             places = np.searchsorted(ids, np.concatenate(owns))
-            scores, found = self._search_of(split)(places)
+            scores, found, built = self._search_of(split)(places)
         neighbours = np.where(found >= 0, ids[found], -1) if len(ids) else found
         edges = np.concatenate([[0], np.cumsum([len(own) for own in owns])])
         parts = [slice(first, last) for first, last in pairwise(edges)]
@@ -120,7 +134,7 @@ class SearchPanel(_MeasureWorker):
             for shard, own, part in zip(shards, owns, parts, strict=True):
                 table = soft_labels_table(self._measure, own, neighbours[part], probs[part], tail[part])
                 self._draft.write_table(f"{SOFT_LABELS}/{self._measure}", shard, table)
-        return {"rows": len(places), "neighbours": int((found >= 0).sum())}
+        return {"rows": len(places), "neighbours": int((found >= 0).sum())} | built
 
     @cached_property
     def _k(self) -> int:
@@ -138,15 +152,39 @@ class SearchPanel(_MeasureWorker):
         return TailSample(SIMILARITY[self._kind], whole.rows, np.asarray(whole.images), size, self._settings.seed)
 
     def _prepare(self, split: str) -> Callable[[IntArray], Found]:
-        """The split's search: places of captions to scores and places."""
+        """The split's search: places of captions to scores, places, and how many lists were built in which way."""
         whole = self._rows_of(split)
         rows, images, k = whole.rows, whole.images, self._k
         if isinstance(self._settings.search, IvfSearch):
             plan, search = self._plan(split), self._settings.search
-            return lambda places: plan.search(
-                rows, k, probes=search.probes, panel=places, exclude=images, most_rows=search.most_rows
+            return lambda places: (
+                *plan.search(rows, k, probes=search.probes, panel=places, exclude=images, most_rows=search.most_rows),
+                {},
             )
-        return SIMILARITY[self._kind].search_of(rows, k, exclude=images)
+        if self._earlier is not None and self._earlier.has(split):
+            return self._updating(split, self._earlier)
+        nearest = SIMILARITY[self._kind].search_of(rows, k, exclude=images)
+        return lambda places: (*nearest(places), {})
+
+    def _updating(self, split: str, earlier: EarlierLabels) -> Callable[[IntArray], Found]:
+        whole, k, similarity = self._rows_of(split), self._k, SIMILARITY[self._kind]
+        kept, lists = kept_captions(earlier.rows(split), whole), earlier.lists(split, k)
+
+        @cache
+        def anew() -> Search:
+            return similarity.search_of(whole.rows, k, exclude=whole.images)
+
+        def search(places: IntArray) -> Found:
+            order = np.argsort(places)
+            updated, done = update_neighbours(
+                similarity, whole, k, lists, kept, panel=whole.ids[places[order]], search=lambda asked: anew()(asked)
+            )
+            scores, ids = updated.to_arrays(k)
+            found = np.where(ids >= 0, np.searchsorted(whole.ids, ids), -1)
+            back = np.argsort(order)
+            return scores[back], found[back], {"kept": done.kept, "repaired": done.repaired, "new": done.new}
+
+        return search
 
 
 class MeasureRecall(_MeasureWorker):

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bcls_core.similarity.label_tables import list_columns, of_captions
 from bcls_core.similarity.measure import FloatArray, IntArray, RowSimilarity
 from bcls_core.similarity.parallel import over_parts, read_only
 
@@ -110,16 +111,7 @@ def soft_labels_table(
     """
     ids = np.concatenate([caption_ids[:, None], neighbours], axis=1)
     there: NDArray[np.bool_] = np.concatenate([np.ones((len(ids), 1), dtype=np.bool_), neighbours >= 0], axis=1)
-    starts = pa.array(np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32))
-    count = len(caption_ids)
     return pa.table(
-        [
-            pa.array(["caption"] * count, type=pa.string()),
-            pa.array([measure] * count, type=pa.string()),
-            pa.array(caption_ids),
-            pa.ListArray.from_arrays(starts, pa.array(ids[there])),
-            pa.ListArray.from_arrays(starts, pa.array(probs[there])),
-            pa.array(tail),
-        ],
+        [*of_captions(measure, caption_ids), *list_columns(there, ids, probs), pa.array(tail)],
         schema=SOFT_LABELS_SCHEMA,
     )

@@ -48,12 +48,13 @@ class EmbeddingCache:
     mapped into memory, others are read.
     """
 
-    def __init__(self, filesystem: Filesystem, fingerprint: Mapping[str, Any], dimension: int) -> None:
+    def __init__(self, filesystem: Filesystem, fingerprint: Mapping[str, Any], dimension: int | None = None) -> None:
         """
         Args:
             filesystem: a root, for example a store's.
             fingerprint: of the teacher; teachers of different fingerprints share nothing.
-            dimension: numbers in a row.
+            dimension: numbers in a row; if None that of the first part, or of the first rows that are made: so a
+                teacher need not be loaded to learn that nothing is left for it.
         """
         self._filesystem = filesystem
         self._folder = f"{FOLDER}/{name_of(fingerprint)[:32]}"
@@ -75,13 +76,17 @@ class EmbeddingCache:
         unknown = np.flatnonzero(~known)
         for start in range(0, len(unknown), PIECE):
             places = unknown[start : start + PIECE]
-            rows[places] = self._keep(keys[places], self._checked(encode, [texts[place] for place in places]))
+            kept = self._keep(keys[places], self._checked(encode, [texts[place] for place in places]))
+            rows = rows if rows.shape[1] else np.zeros((len(keys), kept.shape[1]), dtype=np.float16)
+            rows[places] = kept
         place_of = {text: place for place, text in enumerate(texts)}
         own = np.fromiter((place_of[caption] for caption in captions), dtype=np.int64, count=len(captions))
         return rows[own]
 
     def _checked(self, encode: Encode, texts: list[str]) -> Rows:
         rows = np.asarray(encode(texts))
+        if self._dimension is None and rows.ndim == 2:
+            self._dimension = rows.shape[1]
         if rows.shape != (len(texts), self._dimension) or rows.dtype != np.float16:
             raise ModelError(
                 f"the teacher gives {rows.dtype} rows of shape {rows.shape} for {len(texts)} captions, where its cache "
@@ -91,10 +96,11 @@ class EmbeddingCache:
         return rows
 
     def _look_up(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
-        """The rows of keys, and which of them are known."""
-        rows = np.zeros((len(keys), self._dimension), dtype=np.float16)
+        """The rows of keys, and which of them are known; rows of no width while nobody knows it."""
+        parts = self._read_parts()
+        rows = np.zeros((len(keys), self._dimension or 0), dtype=np.float16)
         known = np.zeros(len(keys), dtype=np.bool_)
-        for part in self._read_parts():
+        for part in parts:
             asked = np.flatnonzero(~known)
             if not len(asked):
                 break
@@ -131,7 +137,9 @@ class EmbeddingCache:
         else:
             data = np.frombuffer(self._filesystem.read(path), dtype=np.uint8)
         part = _from_bytes(data, self._dimension)
-        if part is None:
+        if part is not None:
+            self._dimension = part.rows.shape[1]
+        else:
             _LOG.warning(
                 "%s/%s is damaged: its captions are encoded again. Remove it while no job runs.",
                 self._filesystem.url,
@@ -154,14 +162,14 @@ def _to_bytes(keys: Keys, rows: Rows) -> bytes:
     return data + hashlib.sha256(data).digest()
 
 
-def _from_bytes(data: NDArray[np.uint8], dimension: int) -> _Part | None:
-    """None if the bytes are not what `_to_bytes` makes of at least one row of that dimension."""
+def _from_bytes(data: NDArray[np.uint8], dimension: int | None) -> _Part | None:
+    """None if the bytes are not what `_to_bytes` makes of at least one row of that dimension, any if None."""
     if len(data) < _HEADER + _DIGEST or data[:8].tobytes() != _MAGIC:
         return None
     count, width = (int(number) for number in data[8:24].view("<u8"))
     middle = _HEADER + count * _DIGEST
     end = middle + count * width * 2
-    if count == 0 or width != dimension or len(data) != end + _DIGEST:
+    if count == 0 or width == 0 or dimension not in (None, width) or len(data) != end + _DIGEST:
         return None
     if hashlib.sha256(data[:end].data).digest() != data[end:].tobytes():
         return None

@@ -3,11 +3,11 @@
     python -m tests.benchmarks.label_job    # writes tests/benchmarks/results/label_job.json
 
 Both read a corpus, represent its captions with MiniLM, find the 32 nearest captions of other images, make soft labels
-and gap quantiles, and write Parquet. The script is one process that calls the library's functions with all threads, and
-keeps no version, digest or mark; the job runs two workers on Ray, whose start is timed apart. *cached*: every embedding
-is in the cache already. *computed*: none is, on the first captions only, for an encoder takes minutes. Job and script
-take turns; times are medians. Pieces are panels of the default size on both sides; what the script takes with one
-search of the whole split, which makes each product once, stands beside it.
+and gap quantiles, and write Parquet. The script is one process, started for it, that calls the library's functions with
+all threads, and keeps no version, digest or mark; the job runs two workers on Ray, whose start is timed apart.
+*cached*: every embedding is in the cache already. *computed*: none is, on the first captions only, for an encoder takes
+minutes. Job and script take turns; times are medians. Pieces are panels of the default size on both sides; what the
+script takes with one search of the whole split, which makes each product once, stands beside it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from bcls_core.similarity.soft_labels import TailSample, soft_labels_table
 from bcls_core.similarity.top_k import Search
 from bcls_core.store import Artifact, Store
 from bcls_core.teachers.embedding_cache import EmbeddingCache
-from bcls_core.teachers.text import TextTeacher
+from bcls_core.teachers.text import TextTeacher, teacher_fingerprint
 from flows import ingest, label
 from flows.cluster_session import ensure_ray
 from flows.context import Context
@@ -112,6 +114,18 @@ def script(recipe: Recipe, corpus: Artifact, encode: Callable[[list[str]], Any],
             pq.write_table(gaps.to_table("minilm"), out / "gaps.parquet")
 
 
+def run_script(folder: str, corpus: str, out: str, panel: str, cached: str) -> None:
+    recipe, store = load_recipe(Path(folder) / "recipe.yaml"), Store(f"{folder}/root")
+    teacher = cache(lambda: TextTeacher(MODEL))
+
+    def encode(texts: list[str]) -> Any:
+        return teacher().encode(texts)
+
+    known = EmbeddingCache(store.filesystem, teacher_fingerprint(MODEL))
+    encode = partial(known.encode, encode=encode) if cached == "1" else encode
+    script(recipe, store.resolve("corpus", corpus), encode, Path(out), int(panel) or None)
+
+
 def compare(folder: Path, captions: int, rounds: int, *, cached: bool) -> dict[str, Any]:
     folder.mkdir()
     recipe = recipe_of(folder, captions)
@@ -119,20 +133,19 @@ def compare(folder: Path, captions: int, rounds: int, *, cached: bool) -> dict[s
     context = Context(recipe.name, runtime, str(folder / "root"))
     corpus = ingest.ingest(context, recipe).artifact
     teacher = TextTeacher(MODEL)
-    cache = EmbeddingCache(Store(context.root).filesystem, teacher.fingerprint, teacher.dimension)
+    known = EmbeddingCache(Store(context.root).filesystem, teacher.fingerprint, teacher.dimension)
     if cached:
-        cache.encode(pa.concat_tables(corpus.scan("captions")).column("caption").to_pylist(), teacher.encode)
+        known.encode(pa.concat_tables(corpus.scan("captions")).column("caption").to_pylist(), teacher.encode)
     seconds: dict[str, list[float]] = {"job": [], "script": [], "script, one search": []}
     panel = recipe.runtime.panel_captions
     digests = set()
     for _ in range(rounds):
-        for name, size in (("script", panel), ("script, one search", None)):
+        for name, size in (("script", panel), ("script, one search", 0)):
             with tempfile.TemporaryDirectory(dir=folder) as out:
+                asked = [str(folder), corpus.version, out, str(size), str(int(cached))]
                 started = time.perf_counter()
-                fresh = TextTeacher(MODEL)
-                known = EmbeddingCache(Store(context.root).filesystem, fresh.fingerprint, fresh.dimension)
-                encode = partial(known.encode, encode=fresh.encode) if cached else fresh.encode
-                script(recipe, corpus, encode, Path(out), size)
+                command = [sys.executable, "-m", "tests.benchmarks.label_job", "--script", *asked]
+                subprocess.run(command, cwd=record.REPOSITORY, check=True)
                 seconds[name].append(time.perf_counter() - started)
         shutil.rmtree(Path(context.root) / "labels", ignore_errors=True)
         if not cached:
@@ -156,7 +169,11 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=155_070)
     parser.add_argument("--encoded", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--script", nargs=5, help="for the benchmark itself")
     options = parser.parse_args()
+    if options.script:
+        run_script(*options.script)
+        return
     started = time.perf_counter()
     ensure_ray()
     starting = time.perf_counter() - started

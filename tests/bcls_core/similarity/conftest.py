@@ -53,9 +53,9 @@ def make_shards(seed: int) -> list[list[Caption]]:
     return shards
 
 
-def write_corpus(root: Path, shards: list[list[Caption]]) -> CorpusOnDisk:
+def write_corpus(root: Path, shards: list[list[Caption]], version: str = "0" * 16) -> CorpusOnDisk:
     store = Store(str(root))
-    draft = store.draft("corpus", "0" * 16)
+    draft = store.draft("corpus", version)
     for number, captions in enumerate(shards):
         columns = [
             pa.array(np.array([c.id for c in captions], dtype=np.int64)),
@@ -65,7 +65,7 @@ def write_corpus(root: Path, shards: list[list[Caption]]) -> CorpusOnDisk:
         ]
         draft.write_table("captions", number, pa.table(columns, schema=CAPTIONS))
     artifact = draft.commit(fingerprint={"test": True}, schema="corpus/1")
-    store.publish(artifact, expected=None)
+    store.publish(artifact, expected=store.sequence("corpus") or None)
     return CorpusOnDisk(str(root), artifact, [caption for shard in shards for caption in shard])
 
 

@@ -21,7 +21,8 @@ from bcls_core.config import (
 )
 from bcls_core.errors import CorpusError, StoreError
 from bcls_core.similarity import Cider, CiderD, LabelSetRelevance, load_gaps, measures_of
-from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard, kind_of, shard_splits
+from bcls_core.similarity.corpus_splits import CorpusSplits
+from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard, kind_of
 from bcls_core.similarity.neighbour_labels import FitIvf, GatherSplit, MeasureRecall, SearchPanel
 from bcls_core.store import Artifact, Store
 
@@ -38,12 +39,13 @@ def make_labels(
     order: Any = SHARDS,
     version: str = VERSION,
     panels: Any = None,
+    earlier: str | None = None,
     **settings: Any,
 ) -> Artifact:
     """All stages; workers of one stage travel pickled, take pieces in the given order, and some twice."""
     places = (corpus.root, corpus.artifact.version, version)
     label = LabelSettings(measures=measures, neighbours=k, **settings)
-    splits = [split for split in dict.fromkeys(shard_splits(corpus.artifact)) if split]
+    splits = CorpusSplits(corpus.artifact).names
     Store(corpus.root).draft("labels", version)
 
     def send(worker: type, *arguments: Any) -> Any:
@@ -62,12 +64,16 @@ def make_labels(
         if isinstance(label.search, IvfSearch):
             for split in splits:
                 send(FitIvf, name, label)({"piece": f"ivf/{name}/{split}", "split": split})
-        search = send(SearchPanel, name, label)
+        search = send(SearchPanel, name, label, earlier)
         pieces = panels or [[shard] for shard in order]
         for shards in [*pieces, pieces[0]]:
             search({"piece": f"neighbours/{name}/{shards}", "shards": shards})
     send(EstimateGaps, measures, 5_000, 0)({"piece": "gaps"})
-    return Store(corpus.root).draft("labels", version).commit(fingerprint={"of": "labels"}, schema="labels/1")
+    return (
+        Store(corpus.root)
+        .draft("labels", version)
+        .commit(fingerprint={"of": "labels"}, schema="labels/1", parents={"corpus": corpus.artifact.version})
+    )
 
 
 def fitted(corpus: Any) -> Cider:
@@ -155,7 +161,7 @@ def test_short_lists_and_empty_shards(make_corpus: Callable[..., Any], corpus: A
     images = ("train-0-0.jpg", "train-0-1.jpg")
     kept = [c for c in corpus.captions if c.image in images]
     tiny = make_corpus([[], kept])
-    assert shard_splits(tiny.artifact) == [None, "train"]
+    assert CorpusSplits(tiny.artifact).of_shard == [None, "train"]
     labels = make_labels(tiny, {"cider": CIDER}, k=50, order=range(2))
     assert [labels.read("neighbours/cider", shard).num_rows for shard in range(2)] == [0, len(kept)]
     for row in labels.read("neighbours/cider", 1).to_pylist():

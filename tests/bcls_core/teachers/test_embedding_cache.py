@@ -223,3 +223,24 @@ def test_two_corpora_share_a_teachers_rows(tmp_path: Path, tiny: Path) -> None:
     assert asked == [[new[0], new[-1]]]
     np.testing.assert_array_equal(others[1:-1], rows[:1:-1])
     np.testing.assert_allclose(others.astype(float), teacher.encode(new).astype(float), atol=1e-3)
+
+
+def test_a_teacher_is_not_needed_where_all_is_known(tmp_path: Path) -> None:
+    """Not even for the width of its rows, which the first whole part says."""
+
+    def never(_: Sequence[str]) -> np.ndarray:
+        raise AssertionError("the teacher was asked")
+
+    def unsure() -> EmbeddingCache:
+        return EmbeddingCache(Store(tmp_path).filesystem, FINGERPRINT)
+
+    assert unsure().encode([], never).shape == (0, 0)
+    rows = unsure().encode(TEXTS, Encoder())
+    assert rows.shape == (len(TEXTS), WIDTH)
+    np.testing.assert_array_equal(unsure().encode(TEXTS[::-1], never), rows[::-1])
+    with pytest.raises(ModelError, match="rows of 8 numbers"):
+        unsure().encode(["new"], lambda texts: np.ones((len(texts), 3), dtype=np.float16))
+    EmbeddingCache(Store(tmp_path).filesystem, FINGERPRINT, 3)._keep(
+        np.array([b"x" * 32], dtype="S32"), np.ones((1, 3), dtype=np.float16)
+    )
+    np.testing.assert_array_equal(unsure().encode(TEXTS, never), rows)

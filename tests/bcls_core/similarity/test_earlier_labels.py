@@ -1,0 +1,111 @@
+"""Labels built upon those of an earlier corpus, against the same labels made from nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bcls_core.config import CiderMeasureSettings, LabelSettings
+from bcls_core.similarity import neighbour_labels
+from bcls_core.similarity.corpus_splits import CorpusSplits
+from bcls_core.similarity.earlier_labels import EarlierLabels
+from bcls_core.similarity.neighbour_labels import SearchPanel
+from bcls_core.similarity.row_book import EMBEDDINGS
+from bcls_core.store import Store
+from tests.bcls_core.similarity.conftest import Caption, make_shards, write_corpus
+from tests.bcls_core.similarity.test_labels import MINILM, make_labels
+
+OLD, NEW = "1" * 16, "2" * 16
+
+
+def grown(shards: list[list[Caption]]) -> list[list[Caption]]:
+    """A shard more in train: three captions of one image."""
+    more = [Caption(20_000 + i, "new.jpg", "train", f"a horse {word}") for i, word in enumerate("abc")]
+    return [*shards[:2], more, *shards[2:]]
+
+
+def edited(shards: list[list[Caption]]) -> list[list[Caption]]:
+    """An image gone, a caption reworded, one moved to another image, a shard more; ids as they were."""
+    first, second, more, val, test = grown(shards)
+    gone = first[0].image
+    first = [caption for caption in first if caption.image != gone]
+    first[2] = replace(first[2], text="three cats sleep on a sofa")
+    second[0] = replace(second[0], image=second[-1].image)
+    return [first, sorted(second, key=lambda c: (c.image, c.id)), more, val, test[:-4]]
+
+
+@pytest.mark.needs("minilm")
+def test_what_is_built_upon_is_what_is_made_anew(tmp_path: Path) -> None:
+    before = write_corpus(tmp_path, make_shards(seed=3))
+    measures: dict[str, Any] = {"minilm": MINILM, "cider": CiderMeasureSettings(kind="cider")}
+    make_labels(before, measures, version=OLD)
+    after = write_corpus(tmp_path, edited(make_shards(seed=3)), "9" * 16)
+    for number, panels in enumerate([None, [[0, 1, 2], [3], [4]]]):
+        anew, built = (
+            make_labels(after, measures, order=range(5), version=f"{number}{how}" * 8, panels=panels, earlier=earlier)
+            for how, earlier in (("a", None), ("b", OLD))
+        )
+        assert built.content_digest == anew.content_digest
+
+
+@pytest.mark.needs("minilm")
+def test_lists_that_hold_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A split that did not change meets nobody anew, and says so."""
+    before = write_corpus(tmp_path, make_shards(seed=3))
+    make_labels(before, {"minilm": MINILM}, version=OLD)
+    after = write_corpus(tmp_path, grown(make_shards(seed=3)), "9" * 16)
+    label = LabelSettings(measures={"minilm": MINILM}, neighbours=6)
+    drafted = make_draft(after, label)
+    searched: list[int] = []
+    update = neighbour_labels.update_neighbours
+
+    def spy(*arguments: Any, search: Any, **options: Any) -> Any:
+        return update(*arguments, search=lambda asked: searched.append(len(asked)) or search(asked), **options)
+
+    monkeypatch.setattr(neighbour_labels, "update_neighbours", spy)
+    panel = SearchPanel(after.root, after.artifact.version, drafted, "minilm", label, OLD)
+    val = panel({"piece": "val", "shards": [3]})
+    assert (val["kept"], val["repaired"], val["new"]) == (val["rows"], 0, 0)
+    assert searched == []
+    train = panel({"piece": "train", "shards": [0, 1, 2]})
+    assert (train["kept"], train["repaired"], train["new"]) == (train["rows"] - 3, 0, 3)
+    assert searched == [3]
+
+
+def make_draft(corpus: Any, label: LabelSettings) -> str:
+    """A draft in which everything stands that `SearchPanel` reads."""
+    from bcls_core.similarity.labels import RepresentShard
+    from bcls_core.similarity.neighbour_labels import GatherSplit
+
+    Store(corpus.root).draft("labels", NEW)
+    places = (corpus.root, corpus.artifact.version, NEW)
+    represent = RepresentShard(*places, "minilm", MINILM)
+    for shard in range(5):
+        represent({"piece": f"{shard}", "shard": shard})
+    for split in CorpusSplits(corpus.artifact).names:
+        GatherSplit(*places, "minilm", label)({"piece": split, "split": split})
+    return NEW
+
+
+@pytest.mark.needs("minilm")
+def test_earlier_labels_say_what_they_hold(corpus: Any) -> None:
+    make_labels(corpus, {"minilm": MINILM}, version=OLD)
+    earlier = EarlierLabels(Store(corpus.root), OLD, "minilm", EMBEDDINGS)
+    assert earlier.has("val")
+    assert not earlier.has("nowhere")
+    chosen = corpus.of_split("val")
+    rows, lists = earlier.rows("val"), earlier.lists("val", 6)
+    np.testing.assert_array_equal(rows.ids, [caption.id for caption in chosen])
+    images = np.array([caption.image for caption in chosen])
+    np.testing.assert_array_equal(rows.images[:, None] == rows.images, images[:, None] == images)
+    shard = CorpusSplits(corpus.artifact).shards("val")[0]
+    table = Store(corpus.root).resolve("labels", OLD).read("neighbours/minilm", shard)
+    for row in table.to_pylist():
+        (place,) = lists.places(np.array([row["id"]]))
+        part = slice(lists.starts[place], lists.starts[place + 1])
+        assert lists.neighbours[part].tolist() == row["ids"]
+        assert lists.scores[part].tolist() == row["scores"]
