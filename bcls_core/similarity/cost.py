@@ -20,7 +20,7 @@ ASSUMED_GPU_RATE = 400e12
 PANEL_COLUMNS = 4032
 """Columns that are packed and met by all rows before the next ones are; fewer where there are few rows."""
 
-TILE_BYTES = 32 * 2**20
+TILE_BYTES = 9 * 2**20
 """Packed columns at 384 dimensions, and room for the hits of as many tasks as a sweep of columns has."""
 
 ROW_BYTES = 80

@@ -29,7 +29,7 @@ _ROWS_OF_TASK = 240  # multiple of every shape's rows; with a panel they stay in
 _CACHE = 192 * 1024  # bytes of a task's rows
 _MOST_ROWS = 16_000  # that a sweep takes before floors of columns rise
 _COLUMN_TASKS = 8  # each goes through all hits
-_ROOM = 32_768  # hits of a task until they are taken
+_ROOM = 4096  # hits of a task until they are taken
 _LEAST_ROOM = 64  # candidates of a query between two selections
 _ROUNDING = 2.0**-23  # of a published score, and of everything in float64
 

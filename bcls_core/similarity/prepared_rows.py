@@ -62,19 +62,21 @@ class PreparedRows:
         taken = np.arange(len(rows)) if which is None else which
         order = _shuffled(taken).astype(np.int32)
         units = _UnitRows(rows, order)
-        axes = PrincipalBasis.of(units.at(slice(0, SAMPLE)), len(order)) if basis is None else basis
+        axes = basis or PrincipalBasis.of(units.at(slice(0, SAMPLE), np.empty((SAMPLE, rows.shape[1]))), len(order))
         pairs = _blocks(len(order), int(axes.stops[-1]))
         tails = np.zeros((len(axes.stops), aligned(len(order))), dtype=np.int32)
         errors, width = np.empty(len(order)), chunk_of(len(order))
+        space = np.empty((2, min(width, len(order)), rows.shape[1]))
         for first in range(0, len(order), width):
             places = slice(first, first + width)
-            turned = axes.turned(units.at(places))
+            turned = axes.turned(units.at(places, space[0]), space[1])
+            near = np.arange(len(turned))
             if axes.axes is not None:
                 near = row_kernels.halved(turned, _AXES, _LEAF)
-                turned, order[places] = turned[near], order[places][near]
+                order[places] = order[places][near]
 
-            def quantise(part: slice, first: int = first, turned: Any = turned) -> None:
-                row_kernels.quantise(turned[part], first + part.start, axes.stops, pairs, tails, errors)
+            def quantise(part: slice, first: int = first, turned: Any = turned, near: Any = near) -> None:
+                row_kernels.quantise(turned, near[part], first + part.start, axes.stops, pairs, tails, errors)
 
             over_parts(len(turned), quantise)
         numbers = np.empty(0, dtype=np.int64) if groups is None else np.asarray(groups, dtype=np.int64)[order]
@@ -108,10 +110,10 @@ class _UnitRows:
             if parts.low is not None:
                 self.exact, self.low, self.norms = read_only(parts.high), read_only(parts.low), parts.norms
 
-    def at(self, places: slice) -> Float64Array:
-        """(places, dimension) unit rows, in order."""
+    def at(self, places: slice, space: Float64Array) -> Float64Array:
+        """(places, dimension) unit rows, in order, in the space given."""
         order = self._order[places]
-        units = np.empty((len(order), self.exact.shape[1]))
+        units = space[: len(order)]
         over_parts(
             len(order),
             lambda part: row_kernels.unit_rows(self.exact, self.low, order[part], self.norms, units[part]),

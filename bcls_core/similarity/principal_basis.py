@@ -58,11 +58,12 @@ class PrincipalBasis:
         error = float(torch.linalg.matrix_norm(axes @ axes.T - torch.eye(dimension, dtype=torch.float64)))
         return cls(axes, stops, error)
 
-    def turned(self, rows: Float64Array) -> Float64Array:
-        """(rows, dimension) rows along the axes."""
+    def turned(self, rows: Float64Array, space: Float64Array) -> Float64Array:
+        """(rows, dimension) rows along the axes, in the space given; the rows themselves where they stay."""
         if self.axes is None:
             return rows
-        along: Float64Array = (torch.from_numpy(rows) @ self.axes).numpy()
+        along = space[: len(rows)]
+        torch.mm(torch.from_numpy(rows), self.axes, out=torch.from_numpy(along))
         return along
 
 

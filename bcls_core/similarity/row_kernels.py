@@ -92,6 +92,7 @@ def halved(values: NDArray[np.float64], axes: int, leaf: int) -> NDArray[np.int6
 @compiled
 def quantise(
     units: NDArray[np.float64],
+    taken: NDArray[np.int64],
     first: int,
     stops: NDArray[np.int64],
     pairs: NDArray[np.int32],
@@ -102,22 +103,23 @@ def quantise(
 
     Args:
         units: (rows, dimension).
-        first: position of the first row.
+        taken: which of them.
+        first: position of the first one taken.
         stops: (stops,) numbers of pairs, ascending.
         pairs: (blocks, pairs, ROWS) written at the rows' positions.
         tails: (stops, positions) written, rounded up.
         errors: (positions,) written, in units of the integers.
     """
-    count, dimension = units.shape
     values = np.zeros(2 * pairs.shape[1], dtype=np.int16)
-    for row in range(count):
+    for number in range(len(taken)):
+        row = units[taken[number]]
         lost = 0.0
-        for d in range(dimension):
-            wanted = units[row, d] * SCALE
+        for d in range(len(row)):
+            wanted = row[d] * SCALE
             value = np.rint(wanted)
             lost += (wanted - value) * (wanted - value)
             values[d] = np.int16(value)
-        position = first + row
+        position = first + number
         errors[position] = np.sqrt(lost)
         pairs[position // ROWS, :, position % ROWS] = values.view(np.int32)
         square, behind = np.int64(0), len(values)

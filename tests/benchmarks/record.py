@@ -13,13 +13,19 @@ RESULTS = Path(__file__).parent / "results"
 REPOSITORY = Path(__file__).parents[2]
 
 
-def write(name: str, command: str, figures: dict[str, Any]) -> Path:
-    """Write `results/NAME.json`: the figures, and the commit, command and machine they come from."""
-    RESULTS.mkdir(exist_ok=True)
+def commit() -> str:
+    """The commit that runs, and whether the code differs from it."""
     changed = git("status", "--porcelain", "-uno", "--", "bcls_core", "flows")
+    return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+
+
+def write(name: str, command: str, figures: dict[str, Any], at: str | None = None) -> Path:
+    """Write `results/NAME.json`: the figures, and the commit (the one that runs if None), command and machine they come
+    from."""
+    RESULTS.mkdir(exist_ok=True)
     record = figures | {
         "command": command,
-        "commit": git("rev-parse", "HEAD") + ("-dirty" if changed else ""),
+        "commit": at or commit(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
     }
     path = RESULTS / f"{name}.json"
