@@ -54,8 +54,10 @@ class PrincipalBasis:
         axes = axes.flip(1).contiguous()
         seen = torch.cumsum(weights.flip(0), 0) / weights.sum()
         enough = torch.searchsorted(seen, torch.tensor(_STOPS, dtype=torch.float64)).numpy() + 1
-        stops = np.unique([_pairs(int(count)) for count in (*enough, dimension)])
-        error = float(torch.linalg.matrix_norm(axes @ axes.T - torch.eye(dimension, dtype=torch.float64)))
+        stops = np.unique([_pairs(min(int(count), dimension)) for count in (*enough, dimension)])
+        error = float(
+            torch.linalg.matrix_norm(axes @ axes.T - torch.eye(dimension, dtype=axes.dtype, device=axes.device))
+        )
         return cls(axes, stops, error)
 
     def turned(self, rows: Float64Array, space: Float64Array) -> Float64Array:
