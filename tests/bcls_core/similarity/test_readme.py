@@ -162,3 +162,17 @@ def _seconds(text: str) -> float:
 def _bytes(text: str) -> float:
     number, unit = text.split()
     return float(number.replace(",", "")) * {"MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
+
+
+def test_the_job_and_the_encoder_are_as_fast_as_the_page_says() -> None:
+    job, encoder = record.read("label_job"), record.read("embedding")
+    text = " ".join(README.split())
+    kept, encoded = job["cached"], job["computed"]
+    for said in (
+        f"in {kept['seconds']['job']:.1f} s where the embeddings of {kept['captions']:,} captions were kept",
+        f"in {encoded['seconds']['job']:.1f} s where {encoded['captions']:,} captions had to be encoded",
+        f"took {kept['seconds']['script']:.1f} s and {encoded['seconds']['script']:.1f} s",
+        f"Starting Ray took {job['seconds to start Ray']:.1f} s",
+        f"at {encoder['2 threads']['ratio']} times the rate",
+    ):
+        assert said in text, said
