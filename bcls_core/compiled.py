@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +33,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         kernel = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # there is no folder to keep compiled code in
         kernel = numba.njit(nogil=True)(function)
+    _stamp(kernel._cache)
     kernel._cache = _Forgiving(kernel._cache)
     compiled_function: Callable[..., Any] = kernel
     return compiled_function
@@ -41,6 +44,24 @@ def intrinsic(function: Callable[..., Any]) -> Any:
     from numba.extending import intrinsic as made
 
     return made(function)
+
+
+def _stamp(of_function: Any) -> None:
+    """Makes code that was kept stale when any file with kernels changes: numba itself looks at the function's own file,
+    and not at those of what it calls."""
+    kept = getattr(of_function, "_cache_file", None)
+    if kept is not None:
+        kept._source_stamp = (kept._source_stamp, _sources_digest())
+
+
+@cache
+def _sources_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        content = path.read_bytes()
+        if b"bcls_core.compiled" in content:
+            digest.update(content)
+    return digest.hexdigest()
 
 
 class _Forgiving:

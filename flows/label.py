@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from bcls_core.config import EmbeddingMeasureSettings, IvfSearch, Recipe
+from bcls_core.errors import StoreError
 from bcls_core.similarity import load_gaps
 from bcls_core.similarity.corpus_splits import CorpusSplits
 from bcls_core.similarity.ivf_recall import Recall, require_recall
@@ -19,6 +22,8 @@ from flows.context import Context
 from flows.produce import Making, Produced, produce
 from flows.result import Grid, Result
 from flows.tracking import Job
+
+log = logging.getLogger(__name__)
 
 _SHOWN_PERCENTILES = (10, 25, 50, 60, 75, 90)
 
@@ -70,6 +75,7 @@ def _compute(
     recalls: dict[str, dict[str, Any]] = {}
     earlier = None if approximate else _earlier(context, determined)
     built: dict[str, dict[str, int]] = {}
+    upon: set[str] = set()
     for name in settings.measures:
         of_measure = {"measure": name, "settings": settings}
         if name in embeddings:
@@ -79,6 +85,7 @@ def _compute(
         pieces = panels(f"neighbours-{name}", splits, captions, context.runtime.panel_captions)
         found = stage(SearchPanel, pieces, f"{name}: neighbours", **of_measure, earlier=earlier)
         built[name] = {how: sum(record.get(how, 0) for record in found) for how in ("kept", "repaired", "new")}
+        upon.update(record["upon"] for record in found if "upon" in record)
         if approximate:
             found = stage(MeasureRecall, _by_split(f"recall-{name}", splits), f"{name}: recall", **of_measure)
             recalls[name] = {record["split"]: record["recall"] for record in found}
@@ -95,7 +102,7 @@ def _compute(
         statistics={"recipe": recipe.name, "measures": sorted(settings.measures)}
         | ({"recall": recalls} if approximate else {}),
         sidecar={"mlflow_run": job.run_id, "pieces": origins(records), "starts": draft.starts()}
-        | ({"built upon": earlier, "lists": built} if earlier is not None else {}),
+        | ({"built upon": sorted(upon), "lists": built} if upon else {}),
     )
 
 
@@ -107,11 +114,15 @@ def _earlier(context: Context, determined: dict[str, Any]) -> str | None:
 
     wanted = settled(as_json(determined))
     for publication in sorted(context.store.publications("labels"), key=lambda one: -one.sequence):
-        labels = context.store.find("labels", publication.version)
-        if labels is None or settled(labels.manifest.fingerprint) != wanted:
-            continue
-        if context.store.find("corpus", labels.manifest.parents["corpus"]) is not None:
-            return labels.version
+        try:
+            labels = context.store.find("labels", publication.version)
+            if labels is None or settled(labels.manifest.fingerprint) != wanted:
+                continue
+            corpus = context.store.find("corpus", labels.manifest.parents["corpus"])
+            if corpus is not None and corpus.content_digest == labels.manifest.fingerprint["corpus"]:
+                return labels.version
+        except StoreError as error:
+            log.warning("labels %s are not built upon: %s", publication.version, error)
     return None
 
 
@@ -129,7 +140,9 @@ def panels(name: str, splits: list[str | None], captions: list[int], most: int) 
             last.append(shard)
         else:
             cut.append([shard])
-    of_split = {split: sum(n for s, n in zip(splits, captions, strict=True) if s == split) for split in splits}
+    of_split: dict[str | None, int] = dict.fromkeys(splits, 0)
+    for split, count in zip(splits, captions, strict=True):
+        of_split[split] += count
     return [
         {
             "piece": f"{name}-{shards[0]:05d}-{shards[-1]:05d}",
@@ -172,8 +185,9 @@ def report(produced: Produced) -> Result:
         "tables": {name: table.rows for name, table in labels.manifest.tables.items()},
         "gaps": {name: [float(value) for value in quantiles.values] for name, quantiles in gaps.items()},
     }
-    if "built upon" in labels.sidecar:
-        facts["built upon"] = f"labels {labels.sidecar['built upon']}"
+    with contextlib.suppress(StoreError):  # a damaged sidecar is no part of the labels
+        if "built upon" in labels.sidecar:
+            facts["built upon"] = f"labels {', '.join(labels.sidecar['built upon'])}"
     grid = Grid(
         ("label difference at percentile", *(f"p{percentile}" for percentile in _SHOWN_PERCENTILES)),
         [(name, *(float(quantiles.values[p]) for p in _SHOWN_PERCENTILES)) for name, quantiles in gaps.items()],

@@ -18,12 +18,13 @@ class CorpusSplits:
         of_shard: the split of each caption shard; None for a shard without captions.
     """
 
-    def __init__(self, corpus: Artifact) -> None:
-        self._corpus = corpus
-        tables = corpus.scan(CAPTIONS, columns=["split"])
-        self.of_shard: list[str | None] = [
-            table.column("split")[0].as_py() if table.num_rows else None for table in tables
-        ]
+    def __init__(self, corpus: Artifact, *, checked: bool = False) -> None:
+        """
+        Args:
+            checked: whether checksums are compared (`Artifact.read`).
+        """
+        self._corpus, self._checked = corpus, checked
+        self.of_shard = splits_of(corpus, CAPTIONS, checked=checked)
 
     @property
     def names(self) -> list[str]:
@@ -36,7 +37,14 @@ class CorpusSplits:
 
     def images(self, split: str | None) -> tuple[IntArray, IntArray]:
         """Ids of a split's captions, ascending, and the number of each one's image."""
-        tables = [self._corpus.read(CAPTIONS, shard, ["caption_id", "image_id"]) for shard in self.shards(split)]
+        columns = ["caption_id", "image_id"]
+        tables = [self._corpus.read(CAPTIONS, shard, columns, checked=self._checked) for shard in self.shards(split)]
         captions = pa.concat_tables(tables).sort_by("caption_id")
         images = captions.column("image_id").combine_chunks().dictionary_encode()
         return captions.column("caption_id").to_numpy(), images.indices.to_numpy().astype(np.int64)
+
+
+def splits_of(artifact: Artifact, table: str, *, checked: bool = False) -> list[str | None]:
+    """The split of each part of a table whose parts have one; None for a part without rows."""
+    tables = (artifact.read(table, part, ["split"], checked=checked) for part in range(len(artifact.parts(table))))
+    return [part.column("split")[0].as_py() if part.num_rows else None for part in tables]

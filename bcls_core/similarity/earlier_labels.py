@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from bcls_core.similarity.corpus_splits import CorpusSplits
+from bcls_core.similarity.corpus_splits import CorpusSplits, splits_of
 from bcls_core.similarity.incremental_lists import Lists
 from bcls_core.similarity.row_book import open_book
 from bcls_core.similarity.split_rows import SplitRows
@@ -23,27 +23,31 @@ class EarlierLabels:
             kind: of representation tables, such as `caption_embeddings`.
         Raises:
             UnknownArtifactError: the label set or its corpus is gone.
+            StoreError: a file is missing or damaged, here and below: every one that is read is checked, for what it
+                says becomes part of a new label set.
         """
         self._labels = store.resolve("labels", version)
-        self._splits = CorpusSplits(store.resolve("corpus", self._labels.manifest.parents["corpus"]))
+        self._corpus = CorpusSplits(store.resolve("corpus", self._labels.manifest.parents["corpus"]), checked=True)
         self._measure = measure
         self._kind = kind
+        # The label set's own: the same corpus may have been written again in other shards.
+        self._split_of = splits_of(self._labels, f"{kind}/{measure}", checked=True)
 
     def has(self, split: str) -> bool:
         """Whether it labels captions of that split."""
-        return split in self._splits.names
+        return split in self._split_of
 
     def rows(self, split: str) -> SplitRows:
         """The split's captions then."""
-        tables = (self._labels.read(f"{self._kind}/{self._measure}", shard) for shard in self._splits.shards(split))
-        ids, images = self._splits.images(split)
+        ids, images = self._corpus.images(split)
+        tables = (self._read(f"{self._kind}/{self._measure}", part) for part in self._parts(split))
         return SplitRows(ids, images, open_book(self._kind, tables).take(ids))
 
     def lists(self, split: str, k: int) -> Lists:
         """The split's neighbours then."""
         tables = [
-            self._labels.read(f"neighbours/{self._measure}", shard, ["id", "ids", "scores"])
-            for shard in self._splits.shards(split)
+            self._read(f"neighbours/{self._measure}", part).select(["id", "ids", "scores"])
+            for part in self._parts(split)
         ]
         table = pa.concat_tables(tables).combine_chunks()
         found, scores = (table.column(name).combine_chunks() for name in ("ids", "scores"))
@@ -51,3 +55,9 @@ class EarlierLabels:
         return Lists.in_order(
             table.column("id").to_numpy(), lengths, found.flatten().to_numpy(), scores.flatten().to_numpy(), k
         )
+
+    def _parts(self, split: str) -> list[int]:
+        return [part for part, other in enumerate(self._split_of) if other == split]
+
+    def _read(self, table: str, part: int) -> pa.Table:
+        return self._labels.read(table, part, checked=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from bcls_core.config import CiderDMeasureSettings, EmbeddingMeasureSettings, MeasureSettings
-from bcls_core.errors import CorpusError
+from bcls_core.errors import CorpusError, ModelError
 from bcls_core.similarity.cider import Cider
 from bcls_core.similarity.cider_d import CiderD
 from bcls_core.similarity.corpus_splits import CAPTIONS, CorpusSplits
@@ -107,8 +107,7 @@ class RepresentShard(LabelWorker):
     def _encoder(self) -> Any:
         settings = self._settings
         if isinstance(settings, EmbeddingMeasureSettings):
-            fingerprint = teacher_fingerprint(settings.model, revision=settings.revision, prompt=settings.prompt)
-            cache = EmbeddingCache(self._store.filesystem, fingerprint)
+            cache = EmbeddingCache(self._store.filesystem, self._fingerprint)
 
             def encode(texts: list[str]) -> Any:
                 rows = cache.encode(texts, lambda unknown: self._teacher.encode(unknown))
@@ -123,7 +122,18 @@ class RepresentShard(LabelWorker):
         """Loaded when the cache lacks a caption: most jobs repeat most of an earlier one's."""
         settings = self._settings
         assert isinstance(settings, EmbeddingMeasureSettings)  # noqa: S101 - nothing else encodes
-        return TextTeacher(settings.model, revision=settings.revision, prompt=settings.prompt, device=self._device)
+        teacher = TextTeacher(settings.model, revision=settings.revision, prompt=settings.prompt, device=self._device)
+        if teacher.fingerprint != self._fingerprint:
+            raise ModelError(
+                f"model {settings.model!r} changed while the job was at work. Run it again: it becomes another version."
+            )
+        return teacher
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        settings = self._settings
+        assert isinstance(settings, EmbeddingMeasureSettings)  # noqa: S101 - nothing else has a teacher
+        return teacher_fingerprint(settings.model, revision=settings.revision, prompt=settings.prompt)
 
 
 class EstimateGaps(LabelWorker):

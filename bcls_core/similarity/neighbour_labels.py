@@ -6,6 +6,7 @@ Stages: `GatherSplit` for every embedding measure and split, `FitIvf` likewise i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache, cached_property, lru_cache
 from itertools import pairwise
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bcls_core.config import IvfSearch, LabelSettings
+from bcls_core.errors import BclsError
 from bcls_core.similarity.earlier_labels import EarlierLabels
 from bcls_core.similarity.incremental import Search, update_neighbours
 from bcls_core.similarity.incremental_changes import kept_captions
@@ -30,7 +32,9 @@ from bcls_core.similarity.split_rows import SplitRows, gather_dense, open_dense
 
 IVF = "ivf"
 
-Found = tuple[FloatArray, IntArray, dict[str, int]]
+log = logging.getLogger(__name__)
+
+Found = tuple[FloatArray, IntArray, dict[str, Any]]
 
 
 class _MeasureWorker(LabelWorker):
@@ -105,7 +109,7 @@ class SearchPanel(_MeasureWorker):
             earlier: version of a label set of another corpus that has all else in common, with its corpus at hand.
         """
         super().__init__(root, corpus, labels, measure, settings)
-        self._earlier = EarlierLabels(self._store, earlier, measure, self._kind) if earlier is not None else None
+        self._earlier = earlier
         self._search_of = lru_cache(maxsize=1)(self._prepare)
         self._tail_of = lru_cache(maxsize=1)(self._sample)
 
@@ -118,7 +122,7 @@ class SearchPanel(_MeasureWorker):
         if split is None:
             ids, places = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
             scores, found = np.empty((0, self._k), dtype=np.float32), np.empty((0, self._k), dtype=np.int64)
-            built: dict[str, int] = {}
+            built: dict[str, Any] = {}
         else:
             ids = self._rows_of(split).ids
             places = np.searchsorted(ids, np.concatenate(owns))
@@ -161,14 +165,22 @@ class SearchPanel(_MeasureWorker):
                 *plan.search(rows, k, probes=search.probes, panel=places, exclude=images, most_rows=search.most_rows),
                 {},
             )
-        if self._earlier is not None and self._earlier.has(split):
-            return self._updating(split, self._earlier)
+        if self._earlier is not None and (updating := self._updating(split, self._earlier)) is not None:
+            return updating
         nearest = SIMILARITY[self._kind].search_of(rows, k, exclude=images)
         return lambda places: (*nearest(places), {})
 
-    def _updating(self, split: str, earlier: EarlierLabels) -> Callable[[IntArray], Found]:
+    def _updating(self, split: str, version: str) -> Callable[[IntArray], Found] | None:
+        """A search that builds upon earlier labels; None where those have nothing sound to build upon."""
         whole, k, similarity = self._rows_of(split), self._k, SIMILARITY[self._kind]
-        kept, lists = kept_captions(earlier.rows(split), whole), earlier.lists(split, k)
+        try:
+            earlier = EarlierLabels(self._store, version, self._measure, self._kind)
+            if not earlier.has(split):
+                return None
+            kept, lists = kept_captions(earlier.rows(split), whole), earlier.lists(split, k)
+        except BclsError as error:
+            log.warning("labels %s are not built upon, all lists are made anew: %s", version, error)
+            return None
 
         @cache
         def anew() -> Search:
@@ -182,7 +194,8 @@ class SearchPanel(_MeasureWorker):
             scores, ids = updated.to_arrays(k)
             found = np.where(ids >= 0, np.searchsorted(whole.ids, ids), -1)
             back = np.argsort(order)
-            return scores[back], found[back], {"kept": done.kept, "repaired": done.repaired, "new": done.new}
+            how = {"upon": version, "kept": done.kept, "repaired": done.repaired, "new": done.new}
+            return scores[back], found[back], how
 
         return search
 

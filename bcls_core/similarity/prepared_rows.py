@@ -108,7 +108,8 @@ class _UnitRows:
         if (self.norms[order] > PLAIN_NORM).any():
             parts = ExactRows.of(rows)
             if parts.low is not None:
-                self.exact, self.low, self.norms = read_only(parts.high), read_only(parts.low), parts.norms
+                high, low = (read_only(np.ascontiguousarray(part)) for part in (parts.high, parts.low))
+                self.exact, self.low, self.norms = high, low, parts.norms
 
     def at(self, places: slice, space: Float64Array) -> Float64Array:
         """(places, dimension) unit rows, in order, in the space given."""

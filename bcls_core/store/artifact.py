@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -85,8 +86,11 @@ class Artifact:
             raise StoreError(f"{self.url} has no table {table!r}; it has {', '.join(self.tables) or 'none'}.")
         return self.manifest.parts(table)
 
-    def read(self, table: str, part: int, columns: Sequence[str] | None = None) -> Any:
+    def read(self, table: str, part: int, columns: Sequence[str] | None = None, *, checked: bool = False) -> Any:
         """One part of a table as a `pyarrow.Table`, `columns` of it in that order (all if None).
+
+        Args:
+            checked: whether the file must have the checksum of the manifest: for what becomes part of other versions.
 
         Raises:
             StoreError: there is no such table, part or column, or the file is missing or damaged.
@@ -96,7 +100,12 @@ class Artifact:
             raise StoreError(f"{self.url}: table {table!r} has parts 0 to {len(parts) - 1}, no part {part}.")
         path = parts[part].path
         with self.open(path) as handle:
-            return from_parquet(handle, f"{self.url}/{path}", columns)
+            if not checked:
+                return from_parquet(handle, f"{self.url}/{path}", columns)
+            content = handle.read()
+        if hashlib.sha256(content).hexdigest() != parts[part].sha256:
+            raise StoreError(f"{self.url}/{path} is damaged: its checksum is another. Build the version again.")
+        return from_parquet(io.BytesIO(content), f"{self.url}/{path}", columns)
 
     def scan(self, table: str, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """The parts of a table one after the other, as `read` gives them; one is held at a time."""

@@ -60,9 +60,9 @@ class _FusedLayer(nn.Module):
         queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)
         seen = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         seen = seen.transpose(1, 2).reshape(-1, width)
-        rows = self._first(self._joined(seen).add_(rows))
+        rows = self._first(_sum(self._joined(seen), rows))
         inner = torch.ops.aten.gelu_(self._widened(rows))
-        normed: Tensor = self._second(self._narrowed(inner).add_(rows))
+        normed: Tensor = self._second(_sum(self._narrowed(inner), rows))
         return normed
 
 
@@ -77,6 +77,11 @@ class _Product(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return torch.addmm(self._bias, rows, self._weight)
+
+
+def _sum(made: Tensor, rows: Tensor) -> Tensor:
+    """In place where that rounds no more than the sum of the two does."""
+    return made.add_(rows) if made.dtype == rows.dtype else made + rows
 
 
 def fuse(model: Any) -> bool:
@@ -95,6 +100,11 @@ def fuse(model: Any) -> bool:
     absolute = getattr(config, "position_embedding_type", "absolute") in (None, "absolute")
     recorded = config.output_hidden_states or config.output_attentions
     if not plain or not absolute or recorded or config._attn_implementation != "sdpa":
+        return False
+    maps = [part for name, part in bert.encoder.named_modules() if name.endswith(("dense", "query", "key", "value"))]
+    if len(maps) != 6 * len(bert.encoder.layer) or any(
+        type(part) is not nn.Linear or part.bias is None for part in maps
+    ):
         return False
     bert.encoder = FusedLayers(bert.encoder, config.num_attention_heads)
     return True

@@ -45,3 +45,26 @@ def test_a_disk_that_is_full_is_no_reason_to_stop(tmp_path, monkeypatch):
 
     monkeypatch.setattr(numba.core.caching.IndexDataCacheFile, "save", full)
     assert compiled(lambda number: number + 1)(2) == 3
+
+
+def test_kept_code_is_stale_once_a_file_it_calls_changed(tmp_path, monkeypatch):
+    """numba alone would look at the file of the function, and run the old code of what it calls."""
+    import numba
+
+    from bcls_core import compiled
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "kernel_of_a_test.py").write_text("def twice(number):\n    return 2 * number\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    twice = __import__("kernel_of_a_test").twice
+
+    def hits() -> int:
+        function = compiled.compiled(twice)
+        assert function(4) == 8
+        return sum(function.stats.cache_hits.values())
+
+    assert hits() == 0
+    assert hits() == 1
+    monkeypatch.setattr(compiled, "_sources_digest", lambda: "another")
+    assert hits() == 0
+    assert hits() == 1

@@ -60,12 +60,17 @@ def test_labels_of_a_grown_corpus_build_upon_those_before(tmp_path: Path) -> Non
     first = labelled(40).artifact
     assert "built upon" not in first.sidecar
     grown = labelled(43)
-    assert grown.artifact.sidecar["built upon"] == first.version
+    assert grown.artifact.sidecar["built upon"] == [first.version]
     lists = grown.artifact.sidecar["lists"]["minilm"]
     assert lists["kept"] > lists["new"] > 0
     assert report(grown).facts["built upon"] == f"labels {first.version}"
     other = labelled(43, "label.neighbours=7").artifact
     assert "built upon" not in other.sidecar, "other settings have other lists"
+    manifest = tmp_path / "root" / "corpus" / grown.artifact.manifest.parents["corpus"] / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(b"{")
+    assert labelled(44).artifact.sidecar["built upon"] == [first.version], "what is damaged is passed over"
+    manifest.write_bytes(whole)
     shutil.rmtree(tmp_path / "root" / "labels")
     anew = labelled(43).artifact
     assert "built upon" not in anew.sidecar

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,40 @@ def test_earlier_labels_say_what_they_hold(corpus: Any) -> None:
         part = slice(lists.starts[place], lists.starts[place + 1])
         assert lists.neighbours[part].tolist() == row["ids"]
         assert lists.scores[part].tolist() == row["scores"]
+
+
+@pytest.mark.needs("minilm")
+@pytest.mark.parametrize("harmed", ["neighbours/minilm", "caption_embeddings/minilm", "captions"])
+def test_damage_is_not_inherited(tmp_path: Path, harmed: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even a bit that no reader notices: a file of another checksum is not built upon, and that is said."""
+    before = write_corpus(tmp_path, make_shards(seed=3))
+    old = make_labels(before, {"minilm": MINILM}, version=OLD)
+    after = write_corpus(tmp_path, grown(make_shards(seed=3)), "9" * 16)
+    anew = make_labels(after, {"minilm": MINILM}, order=range(5), version="a" * 16)
+    file = Path((old if "/" in harmed else before.artifact).url) / harmed / "part-00002.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+    built = make_labels(after, {"minilm": MINILM}, order=range(5), version="b" * 16, earlier=OLD)
+    assert built.content_digest == anew.content_digest
+    assert f"labels {OLD} are not built upon" in caplog.text
+    assert "damaged" in caplog.text
+
+
+@pytest.mark.needs("minilm")
+def test_the_corpus_before_may_have_been_written_again_in_other_shards(tmp_path: Path) -> None:
+    first, second, val, test = make_shards(seed=3)
+    make_labels(write_corpus(tmp_path, [first, second, val, test]), {"minilm": MINILM}, version=OLD)
+    shutil.rmtree(tmp_path / "corpus" / ("0" * 16))
+    draft_in_other_shards(tmp_path, [val, [*first, *second], test])
+    after = write_corpus(tmp_path, grown([first, second, val, test]), "9" * 16)
+    label = LabelSettings(measures={"minilm": MINILM}, neighbours=6)
+    panel = SearchPanel(after.root, after.artifact.version, make_draft(after, label), "minilm", label, OLD)
+    train = panel({"piece": "train", "shards": [0, 1, 2]})
+    assert (train["upon"], train["new"]) == (OLD, 3)
+    assert train["kept"] == train["rows"] - 3
+
+
+def draft_in_other_shards(root: Path, shards: list[list[Caption]]) -> None:
+    elsewhere = write_corpus(root / "elsewhere", shards)
+    shutil.copytree(Path(elsewhere.artifact.url), root / "corpus" / ("0" * 16))

@@ -19,12 +19,13 @@ from bcls_core.config import (
     MeasureSettings,
     SoftLabelSettings,
 )
-from bcls_core.errors import CorpusError, StoreError
+from bcls_core.errors import CorpusError, ModelError, StoreError
 from bcls_core.similarity import Cider, CiderD, LabelSetRelevance, load_gaps, measures_of
 from bcls_core.similarity.corpus_splits import CorpusSplits
 from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard, kind_of
 from bcls_core.similarity.neighbour_labels import FitIvf, GatherSplit, MeasureRecall, SearchPanel
 from bcls_core.store import Artifact, Store
+from tests.bcls_core.teachers.conftest import build
 
 VERSION = "1" * 16
 CIDER = CiderMeasureSettings(kind="cider")
@@ -274,3 +275,20 @@ def test_a_late_worker_of_a_dead_job_does_not_stop_a_commit(corpus: Any) -> None
     closing.mkdir()
     RepresentShard(corpus.root, corpus.artifact.version, VERSION, "cider", CIDER)
     assert closing.is_dir()
+
+
+def test_a_model_that_changes_under_a_job_is_refused(corpus: Any, tmp_path: Path) -> None:
+    """Or its rows would be kept, for good, under the fingerprint of the model that was there before."""
+    folder = build(tmp_path / "model")
+    settings = EmbeddingMeasureSettings(kind="embedding", model=str(folder))
+    Store(corpus.root).draft("labels", VERSION)
+    worker = RepresentShard(corpus.root, corpus.artifact.version, VERSION, "tiny", settings)
+    worker({"piece": "first", "shard": 0})
+    worker = RepresentShard(corpus.root, corpus.artifact.version, VERSION, "tiny", settings)
+    worker({"piece": "known", "shard": 0})
+    weights = next(folder.rglob("*.safetensors"))
+    values = bytearray(weights.read_bytes())
+    values[-1] ^= 1
+    weights.write_bytes(values)
+    with pytest.raises(ModelError, match="changed while the job was at work"):
+        worker({"piece": "new", "shard": 2})

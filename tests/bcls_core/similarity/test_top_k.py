@@ -111,7 +111,9 @@ def test_the_result_is_the_definition(name: str) -> None:
     rows = ROWS[name](np.random.default_rng(11))
     cosines = cosines_by_fsum(rows, rows)
     for k in (1, 7, ROW_COUNT + 5):
-        assert_same(top_k(rows, k), slow_top_k(cosines, k, lambda q, i: q != i))
+        expected = slow_top_k(cosines, k, lambda q, i: q != i)
+        for laid_out in (rows, np.asfortranarray(rows), np.repeat(rows, 2, axis=0)[::2]):
+            assert_same(top_k(laid_out, k), expected)
 
 
 def exact_cosines(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -27,6 +27,11 @@ def bert(**changes: Any) -> BertModel:
     return model
 
 
+def without_bias(model: BertModel) -> BertModel:
+    model.encoder.layer[1].output.dense.bias = None
+    return model
+
+
 class Wrapped:
     """What holds a transformer in a sentence-transformers model."""
 
@@ -52,6 +57,18 @@ def test_hidden_states_are_the_same_but_for_rounding() -> None:
         torch.testing.assert_close(found.pooler_output, expected.pooler_output, rtol=1e-4, atol=1e-4)
 
 
+@torch.inference_mode()
+def test_bfloat16_loses_no_more_than_in_the_library() -> None:
+    plain = bert()
+    fused = copy.deepcopy(plain)
+    assert fuse([Wrapped(fused)])
+    ids = torch.randint(0, 90, (40, 16))
+    exact = plain(input_ids=ids).last_hidden_state
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = [(model(input_ids=ids).last_hidden_state - exact).norm() for model in (plain, fused)]
+    assert losses[1] < 1.15 * losses[0]
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -59,6 +76,7 @@ def test_hidden_states_are_the_same_but_for_rounding() -> None:
         lambda: bert(is_decoder=True),
         lambda: bert(output_hidden_states=True),
         lambda: bert(attn_implementation="eager"),
+        lambda: without_bias(bert()),
         lambda: RobertaModel(RobertaConfig(vocab_size=90, max_position_embeddings=20, **SIZES)),
     ],
 )
