@@ -59,7 +59,14 @@ def test_hidden_states_are_the_same_but_for_rounding() -> None:
 
 @torch.inference_mode()
 def test_bfloat16_loses_no_more_than_in_the_library() -> None:
+    """With norms and weights as trained models have them, most of what a row says passes a layer by its sums."""
     plain = bert()
+    for part in plain.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            part.reset_parameters()
+        elif isinstance(part, torch.nn.Linear):
+            part.weight.mul_(0.25)
+            part.bias.mul_(0.25)
     fused = copy.deepcopy(plain)
     assert fuse([Wrapped(fused)])
     ids = torch.randint(0, 90, (40, 16))
