@@ -176,3 +176,17 @@ def test_the_job_and_the_encoder_are_as_fast_as_the_page_says() -> None:
         f"at {encoder['2 threads']['ratio']} times the rate",
     ):
         assert said in text, said
+
+
+def test_an_inverted_file_is_as_slow_as_the_page_says() -> None:
+    found = record.read("ivf")
+    probed = found["search"]["probes"]["32"]
+    recall, low, high = probed["recall"]
+    text = " ".join(README.split())
+    for said in (
+        f"At {found['captions']:,} captions it is even the faster one: 32 of {found['clusters']} clusters hold "
+        f"{recall:.3f} [{low:.3f}, {high:.3f}] of the {found['k']} nearest",
+        f"takes {probed['seconds']:.1f} s for {found['search']['panel']:,} captions (faiss's inverted file "
+        f"{probed['faiss seconds']:.1f} s), looking everywhere {found['search']['exact seconds']:.1f} s",
+    ):
+        assert said in text, said
