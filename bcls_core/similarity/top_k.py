@@ -30,8 +30,8 @@ def top_k(
     A score is the float64 dot product of the two fp16 rows over their float64 norms, rounded to fp32. Fast products
     only propose (`nearest.py`), on torch's threads; neither they nor the processor have an influence on the result.
     Memory beyond the arguments and the result: a 16-bit integer for each value, an fp16 copy of what is not fp16
-    already, and less than 1 MB for the hits of each task. The first call of all compiles for some seconds; later
-    processes load that.
+    already, two float64 copies of some 4,000 rows while rows are prepared, and less than 1 MB for the hits of each
+    task. The first call of all compiles for some seconds; later processes load that.
 
     Args:
         embeddings: (rows, dimension); fp16 as stored, other numbers are rounded to it first (`stored_rows`).

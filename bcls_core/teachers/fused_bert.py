@@ -24,7 +24,6 @@ class FusedLayers(nn.Module):
             heads: of attention.
         """
         super().__init__()
-        self._heads = heads
         self._layers = nn.ModuleList(_FusedLayer(layer, heads) for layer in encoder.layer)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
@@ -101,10 +100,10 @@ def fuse(model: Any) -> bool:
     recorded = config.output_hidden_states or config.output_attentions
     if not plain or not absolute or recorded or config._attn_implementation != "sdpa":
         return False
-    maps = [part for name, part in bert.encoder.named_modules() if name.endswith(("dense", "query", "key", "value"))]
-    if len(maps) != 6 * len(bert.encoder.layer) or any(
-        type(part) is not nn.Linear or part.bias is None for part in maps
-    ):
+    names = ("dense", "query", "key", "value")
+    maps = [part for name, part in bert.encoder.named_modules() if name.endswith(names)]
+    usual = [part for part in maps if type(part) is nn.Linear and part.bias is not None]
+    if len(usual) != len(maps) or len(maps) != 6 * len(bert.encoder.layer):
         return False
     bert.encoder = FusedLayers(bert.encoder, config.num_attention_heads)
     return True
