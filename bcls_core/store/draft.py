@@ -39,6 +39,7 @@ class Draft:
         self._filesystem = filesystem
         self._folder = f"{kind}/{version}"
         self._workspace = Workspace(filesystem, self._folder)
+        self._shared: dict[str, str] = {}  # sha256 -> path
 
     @property
     def url(self) -> str:
@@ -58,6 +59,14 @@ class Draft:
             self.discard()
             self._workspace.open()
         self._workspace.note("layout", dict(layout))
+
+    def share_with(self, artifact: Artifact) -> None:
+        """Take files that this copy of the draft writes from a committed version of the store where it has the same.
+
+        On disks these are other names of its files, so they take no space; elsewhere nothing changes. Each version
+        stays whole when the other is removed.
+        """
+        self._shared |= {entry.sha256: f"{artifact.folder}/{entry.path}" for entry in artifact.manifest.files}
 
     @property
     def scratch(self) -> Scratch:
@@ -250,6 +259,11 @@ class Draft:
     def _put(self, path: str, content: bytes | Path) -> Written:
         if isinstance(content, Path):
             return self._filesystem.copy_in(path, content, staging=self._workspace.staging)
+        same = self._shared.get(_sha256_of(content)) if self._shared else None
+        if same is not None:
+            written = self._filesystem.name_again(path, same, content, staging=self._workspace.staging)
+            if written is not None:
+                return written
         return self._filesystem.write(path, content, staging=self._workspace.staging)
 
     def _confirm(self, path: str, sha256: str, rows: RowDigests | None) -> FileEntry:

@@ -54,6 +54,13 @@ class Filesystem(ABC):
         """`write` with the content of a local file, in constant memory."""
 
     @abstractmethod
+    def name_again(self, path: str, existing: str, data: bytes, *, staging: str | None = None) -> Written | None:
+        """`write` of what a file that nobody changes holds already, by giving that file one more name.
+
+        None, with nothing done, where a file cannot have two names or `existing` does not hold `data`.
+        """
+
+    @abstractmethod
     def put_if_absent(self, path: str, data: bytes, *, staging: str | None = None) -> bool:
         """Put if absent: of all who try, exactly one gets True, and its content is there completely or not at all.
 

@@ -41,7 +41,7 @@ class LocalFilesystem(Filesystem):
         with self._staged(path, staging) as staged:
             staged.handle.write(data)
             stamp = _flush(staged)
-            self._replace(staged, path)
+            self._replace(staged.path, path)
         return Written(len(data), hashlib.sha256(data).hexdigest(), stamp)
 
     def copy_in(self, path: str, local: Path, *, staging: str | None = None) -> Written:
@@ -51,8 +51,24 @@ class LocalFilesystem(Filesystem):
                 digest.update(chunk)
                 size += staged.handle.write(chunk)
             stamp = _flush(staged)
-            self._replace(staged, path)
+            self._replace(staged.path, path)
         return Written(size, digest.hexdigest(), stamp)
+
+    def name_again(self, path: str, existing: str, data: bytes, *, staging: str | None = None) -> Written | None:
+        target, source = Path(self.full(path)), Path(self.full(existing))
+        temporary = self._temporary(target, staging)
+        try:
+            if source.read_bytes() != data:
+                return None
+            os.link(source, temporary)
+        except OSError:  # gone, on another disk, or with as many names as a file can have
+            return None
+        try:
+            stamp = _stamp(temporary.stat())
+            self._replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # renaming a file to another name of itself leaves both
+        return Written(len(data), hashlib.sha256(data).hexdigest(), stamp)
 
     def put_if_absent(self, path: str, data: bytes, *, staging: str | None = None) -> bool:
         target = Path(self.full(path))
@@ -102,21 +118,23 @@ class LocalFilesystem(Filesystem):
 
     @contextlib.contextmanager
     def _staged(self, path: str, staging: str | None) -> Iterator[_Staged]:
-        target = Path(self.full(path))
-        if staging is None:
-            _make_folders(target.parent)
-        folder = target.parent if staging is None else Path(self.full(staging))
-        temporary = folder / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
+        temporary = self._temporary(Path(self.full(path)), staging)
         with temporary.open("xb") as handle:
             try:
                 yield _Staged(temporary, handle)
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def _replace(self, staged: _Staged, path: str) -> None:
+    def _temporary(self, target: Path, staging: str | None) -> Path:
+        if staging is None:
+            _make_folders(target.parent)
+        folder = target.parent if staging is None else Path(self.full(staging))
+        return folder / f".{target.name[:100]}.{uuid.uuid4().hex}.tmp"
+
+    def _replace(self, temporary: Path, path: str) -> None:
         target = Path(self.full(path))
         _make_folders(target.parent)
-        staged.path.replace(target)
+        temporary.replace(target)
         _sync_folder(target.parent)
 
 

@@ -47,6 +47,9 @@ class ObjectFilesystem(Filesystem):
         self._backend.put_file(str(local), self.full(path))
         return Written(local.stat().st_size, sha256, self.stamp(path))
 
+    def name_again(self, path: str, existing: str, data: bytes, *, staging: str | None = None) -> None:
+        """None: an object has one name."""
+
     def put_if_absent(self, path: str, data: bytes, *, staging: str | None = None) -> bool:  # noqa: ARG002
         try:
             self._backend.pipe_file(self.full(path), data, mode="create")

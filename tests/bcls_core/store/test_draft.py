@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,42 @@ def test_a_path_is_replaced(store: Store, captions: MakeTable) -> None:
     assert draft.read_table("captions", 0).equals(captions(5, 30))
     assert draft.entries() == [entry]
     assert entry.rows == 25
+
+
+def test_what_another_version_has_as_well_takes_no_space(disk: Store, captions: MakeTable) -> None:
+    def write(version: str, *shared: Artifact) -> Artifact:
+        draft = disk.draft("corpus", version)
+        for artifact in shared:
+            draft.share_with(artifact)
+        draft = pickle.loads(pickle.dumps(draft))  # noqa: S301
+        draft.write_table("captions", 0, captions(0, 10))
+        draft.write_table("captions", 1, captions(10, 20, word=version))
+        draft.write_bytes("note", b"same")
+        return draft.commit(fingerprint={"v": version}, schema="corpus/1")
+
+    first = write("v1")
+    second, alone = write("v2", first), write("v3")
+    files = {a.version: [Path(a.url, entry.path) for entry in a.manifest.files] for a in (first, second, alone)}
+    shared = [path.samefile(other) for path, other in zip(files["v1"], files["v2"], strict=True)]
+    assert shared == [True, False, True]
+    assert not any(path.samefile(other) for path, other in zip(files["v1"], files["v3"], strict=True))
+    shutil.rmtree(first.url)
+    assert disk.verify(second, deep=True) == []
+    assert second.read("captions", 0).equals(captions(0, 10))
+
+
+def test_damage_is_not_shared(disk: Store, captions: MakeTable) -> None:
+    first = disk.draft("corpus", "v1")
+    first.write_table("captions", 0, captions(0, 10))
+    old = first.commit(fingerprint={}, schema="corpus/1")
+    file = Path(old.url) / "captions" / "part-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    draft = disk.draft("corpus", "v2")
+    draft.share_with(old)
+    draft.write_table("captions", 0, captions(0, 10))
+    new = draft.commit(fingerprint={"v": 2}, schema="corpus/1")
+    assert disk.verify(new, deep=True) == []
+    assert len(disk.verify(old, deep=True)) > 0
 
 
 def test_a_path_can_be_taken_out(store: Store) -> None:

@@ -50,6 +50,35 @@ def test_writing_again_replaces_and_stamps_anew(files: Filesystem) -> None:
     assert files.write("a", b"longer").size == len(files.read("a"))
 
 
+def test_on_disks_a_file_gets_another_name_for_the_same_content(local: Filesystem) -> None:
+    first = local.write("a/b", b"content")
+    for _ in range(2):  # the second time over itself
+        assert local.name_again("c/d", "a/b", b"content") == first
+        assert local.files("") == {"a/b": 7, "c/d": 7}
+        assert Path(local.full("c/d")).samefile(local.full("a/b"))
+    local.write("e", b"else")
+    assert local.name_again("e", "a/b", b"content") == first
+    assert local.read("e") == b"content"
+    local.write("c/d", b"other")
+    assert local.read("a/b") == b"content", "a name that is written again leaves the other alone"
+    local.remove_file("a/b")
+    assert local.read("e") == b"content"
+
+
+def test_another_name_is_given_to_the_same_content_alone(files: Filesystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write("a", b"content")
+    assert files.name_again("b", "a", b"another") is None
+    assert files.name_again("b", "nothing", b"content") is None
+    assert files.name_again("b", "a", b"content", staging="no such folder") is None
+    monkeypatch.setattr(os, "link", _too_many_names)
+    assert files.name_again("b", "a", b"content") is None
+    assert files.files("") == {"a": 7}
+
+
+def _too_many_names(*_: object) -> None:
+    raise OSError(errno.EMLINK, "Too many links")
+
+
 def test_only_the_first_creation_wins(files: Filesystem) -> None:
     assert files.put_if_absent("a/b", b"first")
     assert not files.put_if_absent("a/b", b"second")
