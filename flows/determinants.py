@@ -42,9 +42,14 @@ def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> 
     }
 
 
-def of_labels(settings: LabelSettings, corpus: Artifact) -> dict[str, Any]:
-    """Determinants of a label set of these settings on this corpus."""
+def of_labels(settings: LabelSettings, corpus: Artifact, frequencies: Artifact | None) -> dict[str, Any]:
+    """Determinants of a label set of these settings on this corpus.
+
+    Args:
+        frequencies: the label set whose document frequencies are used, if any.
+    """
     from bcls_core.similarity import ALGORITHM_VERSIONS
+    from bcls_core.similarity.labels import FREQUENCIES
 
     models = {
         name: _digest(measure.model, measure.revision)
@@ -60,7 +65,7 @@ def of_labels(settings: LabelSettings, corpus: Artifact) -> dict[str, Any]:
         "settings": content_of(settings),
         "corpus": corpus.content_digest,
         "models": models,
-    }
+    } | ({} if frequencies is None else {"frequencies": frequencies.manifest.tables[FREQUENCIES].digest})
 
 
 def of_evaluation(training: Artifact, split: str, references: Mapping[str, str]) -> dict[str, Any]:

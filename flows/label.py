@@ -35,24 +35,32 @@ def run(context: Context, recipe: Recipe, *, corpus: str | None = None) -> Resul
 
 def label(context: Context, recipe: Recipe, corpus: Artifact) -> Produced:
     """The published label set of a corpus."""
-    determined = determinants.of_labels(recipe.label, corpus)
+    frequencies = lineage.find_frequencies(context, recipe)
+    determined = determinants.of_labels(recipe.label, corpus, frequencies)
     return produce(
         context,
         Making(
             kind="labels",
             flow="label",
             determinants=determined,
-            compute=lambda draft, job: _compute(context, recipe, corpus, determined, draft, job),
+            compute=lambda draft, job: _compute(context, recipe, corpus, frequencies, determined, draft, job),
             record=lambda job, labels: _record(job, recipe, corpus, labels),
         ),
     )
 
 
 def _compute(
-    context: Context, recipe: Recipe, corpus: Artifact, determined: dict[str, Any], draft: Draft, job: Job
+    context: Context,
+    recipe: Recipe,
+    corpus: Artifact,
+    frequencies: Artifact | None,
+    determined: dict[str, Any],
+    draft: Draft,
+    job: Job,
 ) -> Artifact:
     settings = recipe.label
-    places = {"root": context.root, "corpus": corpus.version, "labels": draft.version}
+    earlier = _earlier(context, determined)
+    places = {"root": context.root, "corpus": corpus.version, "labels": draft.version, "earlier": earlier}
     captions = [part.rows or 0 for part in corpus.parts("captions")]
     splits = CorpusSplits(corpus).of_shard
     records: list[Record] = []
@@ -64,8 +72,9 @@ def _compute(
 
     embeddings = [name for name, kind in settings.measures.items() if isinstance(kind, EmbeddingMeasureSettings)]
     approximate = isinstance(settings.search, IvfSearch)
-    if len(embeddings) < len(settings.measures):
-        stage(FitFrequencies, [{"piece": "fit-frequencies"}], "counting n-grams")
+    if settings.counts_ngrams:
+        of = None if frequencies is None else frequencies.version
+        stage(FitFrequencies, [{"piece": "fit-frequencies"}], "counting n-grams", frequencies_of=of)
     for name, measure in settings.measures.items():
         pieces = [
             {"piece": f"represent-{name}-{shard:05d}", "shard": shard, "work": 1 + captions[shard]}
@@ -73,7 +82,6 @@ def _compute(
         ]
         stage(RepresentShard, pieces, f"{name}: captions", measure=name, settings=measure, device=context.device)
     recalls: dict[str, dict[str, Any]] = {}
-    earlier = None if approximate else _earlier(context, determined)
     built: dict[str, dict[str, int]] = {}
     upon: set[str] = set()
     for name in settings.measures:
@@ -83,7 +91,7 @@ def _compute(
         if approximate:
             stage(FitIvf, _by_split(f"fit-ivf-{name}", splits), f"{name}: clusters", **of_measure)
         pieces = panels(f"neighbours-{name}", splits, captions, context.runtime.panel_captions)
-        found = stage(SearchPanel, pieces, f"{name}: neighbours", **of_measure, earlier=earlier)
+        found = stage(SearchPanel, pieces, f"{name}: neighbours", **of_measure)
         built[name] = {how: sum(record.get(how, 0) for record in found) for how in ("kept", "repaired", "new")}
         upon.update(record["upon"] for record in found if "upon" in record)
         if approximate:
@@ -102,15 +110,19 @@ def _compute(
         statistics={"recipe": recipe.name, "measures": sorted(settings.measures)}
         | ({"recall": recalls} if approximate else {}),
         sidecar={"mlflow_run": job.run_id, "pieces": origins(records), "starts": draft.starts()}
+        | ({} if frequencies is None else {"frequencies of": frequencies.version})
         | ({"built upon": sorted(upon), "lists": built} if upon else {}),
     )
 
 
 def _earlier(context: Context, determined: dict[str, Any]) -> str | None:
-    """The newest published label set that another corpus alone makes different, and whose corpus is still there."""
+    """The newest published label set that another corpus alone makes different, and whose corpus is still there.
+
+    Its document frequencies may be others: its lists of n-gram measures are then of no use, but all others are.
+    """
 
     def settled(determinants: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in determinants.items() if name != "corpus"}
+        return {name: value for name, value in determinants.items() if name not in ("corpus", "frequencies")}
 
     wanted = settled(as_json(determined))
     for publication in sorted(context.store.publications("labels"), key=lambda one: -one.sequence):

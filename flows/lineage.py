@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bcls_core.config import KarpathyIngest, Recipe, content_of
-from bcls_core.errors import CorpusError, UnknownArtifactError
+from bcls_core.errors import ConfigError, CorpusError, UnknownArtifactError
 from bcls_core.store import Artifact
 from flows import determinants
 from flows.context import Context
@@ -32,11 +32,33 @@ def find_corpus(context: Context, recipe: Recipe, version: str | None) -> Artifa
 
 def find_labels(context: Context, recipe: Recipe, corpus: Artifact, version: str | None) -> Artifact:
     """The label set named by `version`, else the one that the recipe's label section makes of this corpus."""
-    wanted = version or version_of(determinants.of_labels(recipe.label, corpus))
-    found = context.store.find("labels", wanted) if version is None else context.store.resolve("labels", version)
+    if version is not None:
+        return context.store.resolve("labels", version)
+    wanted = version_of(determinants.of_labels(recipe.label, corpus, find_frequencies(context, recipe)))
+    found = context.store.find("labels", wanted)
     if found is None:
         raise UnknownArtifactError(_missing(context, "label set", "bcls label"))
     return found
+
+
+def find_frequencies(context: Context, recipe: Recipe) -> Artifact | None:
+    """The label set whose document frequencies the recipe uses, None if it counts its own or needs none.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    from bcls_core.similarity.labels import FREQUENCIES
+
+    version = recipe.label.frequencies_of
+    if version is None:
+        return None
+    labels = context.store.resolve("labels", version)
+    if FREQUENCIES not in labels.tables:
+        raise ConfigError(
+            f"label.frequencies_of: labels {labels.version} hold no document frequencies, for no measure of theirs "
+            "counts n-grams. Name a label set with a measure of kind cider or cider-d."
+        )
+    return labels
 
 
 def _newest(context: Context, kind: str, belongs: Callable[[dict[str, Any]], bool], command: str) -> Artifact:

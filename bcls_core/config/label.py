@@ -74,6 +74,10 @@ class LabelSettings(Section):
     search: SearchSettings = ExactSearch()
     soft_labels: SoftLabelSettings | None = SoftLabelSettings()
     gap_pairs: PositiveInt = Field(default=200_000, description="random image-caption pairs behind the gap quantiles")
+    frequencies_of: Annotated[str | None, RUNTIME] = Field(
+        default=None,
+        description="label set whose document frequencies weigh the n-grams; they are counted in this corpus if unset",
+    )
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
@@ -86,3 +90,17 @@ class LabelSettings(Section):
                         "measure to a label set of its own, or search exactly"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _frequencies_need_ngrams(self) -> LabelSettings:
+        if self.frequencies_of is not None and not self.counts_ngrams:
+            raise ValueError(
+                f"frequencies_of: {self.frequencies_of} weighs n-grams, and no measure counts any. Leave it out, or "
+                "add a measure of kind cider or cider-d"
+            )
+        return self
+
+    @property
+    def counts_ngrams(self) -> bool:
+        """Whether some measure needs document frequencies."""
+        return any(not isinstance(measure, EmbeddingMeasureSettings) for measure in self.measures.values())

@@ -30,8 +30,9 @@ class DocumentFrequencies:
     """Ids and inverse document frequencies of n-grams.
 
     The table's first row is the empty n-gram, id 0, which every image holds: its count is the number of images. The
-    others follow by length, then alphabetically, so ids do not depend on the order in which captions were read. N-grams
-    with a count of 0 are known by id only: they occur outside the images counted.
+    others follow by length, then alphabetically, so ids do not depend on the order in which captions were read; those
+    of an extension follow in the same way after them. N-grams with a count of 0 are known by id only: they occur
+    outside the images counted.
 
     Attributes:
         ids: n-gram -> id.
@@ -58,6 +59,17 @@ class DocumentFrequencies:
     def weight_of_unknown(self) -> float:
         """`log N`: an n-gram never seen weighs as much as one seen in a single image."""
         return math.log(self.images)
+
+    def extended(self, names: Iterable[str]) -> DocumentFrequencies:
+        """With ids, after all others, for n-grams that have none: no weight changes, and no id of a known n-gram.
+
+        Raises:
+            ShapeError: there are more n-grams than int32 ids.
+        """
+        strange = sorted((name for name in set(names) if name not in self.ids), key=lambda name: (order_of(name), name))
+        _require_ids(len(self.ids) + len(strange))
+        ids = self.ids | {name: len(self.ids) + place for place, name in enumerate(strange)}
+        return DocumentFrequencies(ids, np.concatenate([self.counts, np.zeros(len(strange), dtype=np.int64)]))
 
     def to_table(self) -> pa.Table:
         """The table a label set keeps, in order of ids."""
@@ -117,11 +129,15 @@ class DocumentCounter:
         """
         if not self._images:
             raise ShapeError("document frequencies of no image are undefined. Give at least one image's captions.")
-        if len(self._counts) >= _MAX_IDS:
-            raise ShapeError(f"found {len(self._counts)} n-grams, at most {_MAX_IDS} can have ids. Split the corpus.")
+        _require_ids(1 + len(self._counts))
         by_order: list[list[str]] = [[] for _ in range(LONGEST_NGRAM + 1)]
         for ngram in self._counts:
             by_order[order_of(ngram)].append(ngram)
         names = ["", *(ngram for same in by_order for ngram in sorted(same))]
         counts = [self._images, *(self._counts[name] for name in names[1:])]
         return DocumentFrequencies({name: i for i, name in enumerate(names)}, np.array(counts, dtype=np.int64))
+
+
+def _require_ids(names: int) -> None:
+    if names > _MAX_IDS:
+        raise ShapeError(f"found {names} n-grams, at most {_MAX_IDS} can have ids. Split the corpus.")

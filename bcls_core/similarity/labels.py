@@ -8,6 +8,7 @@ made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from bcls_core.config import CiderDMeasureSettings, EmbeddingMeasureSettings, MeasureSettings
-from bcls_core.errors import CorpusError, ModelError
+from bcls_core.errors import BclsError, CorpusError, ModelError
 from bcls_core.similarity.cider import Cider
 from bcls_core.similarity.cider_d import CiderD
 from bcls_core.similarity.corpus_splits import CAPTIONS, CorpusSplits
@@ -27,11 +28,14 @@ from bcls_core.similarity.label_tables import representations_table
 from bcls_core.similarity.measure import FloatArray, IntArray
 from bcls_core.similarity.relevance import CaptionRelevance
 from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS, TFIDF, RowBook, open_book
+from bcls_core.similarity.tokens import ngrams
 from bcls_core.store import Draft, Store
 from bcls_core.teachers.embedding_cache import EmbeddingCache
 from bcls_core.teachers.text import TextTeacher, teacher_fingerprint
 
 FREQUENCIES = "document_frequencies"
+
+log = logging.getLogger(__name__)
 
 Piece = Mapping[str, Any]
 Record = dict[str, Any]
@@ -40,11 +44,24 @@ Record = dict[str, Any]
 class LabelWorker:
     """What every stage has: the corpus it reads and the draft it writes."""
 
-    def __init__(self, root: str, corpus: str, labels: str) -> None:
+    def __init__(self, root: str, corpus: str, labels: str, earlier: str | None = None) -> None:
+        """
+        Args:
+            earlier: version of a label set of another corpus that has all else in common.
+        """
         self._store = Store(root)
         self._corpus = self._store.resolve("corpus", corpus)
+        self._earlier = earlier
         # Not `Store.draft`: opening a draft again stops a commit, and a late worker of a dead job must not do that.
         self._draft = Draft(self._store.filesystem, "labels", labels)
+        if earlier is not None:
+            self._share_with(earlier)
+
+    def _share_with(self, version: str) -> None:
+        try:
+            self._draft.share_with(self._store.resolve("labels", version))
+        except BclsError as error:
+            log.warning("no files are shared with labels %s: %s", version, error)
 
     @cached_property
     def _splits(self) -> CorpusSplits:
@@ -69,28 +86,58 @@ class FitFrequencies(LabelWorker):
     """Document frequencies of the training images, written as `document_frequencies`; one piece.
 
     Captions of the other splits give ids to n-grams that no training caption holds (df = 0), so that every row of the
-    label set can be compared; they influence no weight.
+    label set can be compared; they influence no weight. Where the frequencies are those of another label set, all
+    captions do just that.
     """
 
+    def __init__(
+        self, root: str, corpus: str, labels: str, earlier: str | None = None, frequencies_of: str | None = None
+    ) -> None:
+        """
+        Args:
+            frequencies_of: version of the label set whose document frequencies are kept; counted if None.
+        """
+        super().__init__(root, corpus, labels, earlier)
+        self._frequencies_of = frequencies_of
+
     def __call__(self, _: Piece) -> Record:
+        frequencies = self._counted() if self._frequencies_of is None else self._kept(self._frequencies_of)
+        self._draft.write_table(FREQUENCIES, 0, frequencies.to_table())
+        return {"rows": len(frequencies.ids), "images": frequencies.images}
+
+    def _counted(self) -> DocumentFrequencies:
         self._need_train()
         counter = DocumentCounter()
         for shard, split in enumerate(self._splits.of_shard):
             captions = self._captions(shard)
             images = captions.column("image_id").to_pylist()
             counter.add(captions.column("caption").to_pylist(), images, counted=split == "train")
-        frequencies = counter.frequencies()
-        self._draft.write_table(FREQUENCIES, 0, frequencies.to_table())
-        return {"rows": len(frequencies.ids), "images": frequencies.images}
+        return counter.frequencies()
+
+    def _kept(self, version: str) -> DocumentFrequencies:
+        self._share_with(version)
+        kept = DocumentFrequencies.from_table(self._store.resolve("labels", version).read(FREQUENCIES, 0, checked=True))
+        strange: set[str] = set()
+        for shard in range(len(self._splits.of_shard)):
+            names = ngrams(self._captions(shard).column("caption").to_pylist()).names
+            strange.update(name for name in names if name not in kept.ids)
+        return kept.extended(strange)
 
 
 class RepresentShard(LabelWorker):
     """Representations of one shard's captions, row by row as in the corpus."""
 
     def __init__(
-        self, root: str, corpus: str, labels: str, measure: str, settings: MeasureSettings, device: str = "cpu"
+        self,
+        root: str,
+        corpus: str,
+        labels: str,
+        measure: str,
+        settings: MeasureSettings,
+        device: str = "cpu",
+        earlier: str | None = None,
     ) -> None:
-        super().__init__(root, corpus, labels)
+        super().__init__(root, corpus, labels, earlier)
         self._measure = measure
         self._kind = kind_of(settings)
         self._settings = settings
@@ -140,9 +187,16 @@ class EstimateGaps(LabelWorker):
     """Gap quantiles of every measure over the training split, written as `gap_quantiles`; one piece."""
 
     def __init__(
-        self, root: str, corpus: str, labels: str, measures: Mapping[str, MeasureSettings], pairs: int, seed: int
+        self,
+        root: str,
+        corpus: str,
+        labels: str,
+        measures: Mapping[str, MeasureSettings],
+        pairs: int,
+        seed: int,
+        earlier: str | None = None,
     ) -> None:
-        super().__init__(root, corpus, labels)
+        super().__init__(root, corpus, labels, earlier)
         self._measures = measures
         self._pairs = pairs
         self._seed = seed

@@ -40,8 +40,10 @@ Found = tuple[FloatArray, IntArray, dict[str, Any]]
 class _MeasureWorker(LabelWorker):
     """What every stage about one measure has."""
 
-    def __init__(self, root: str, corpus: str, labels: str, measure: str, settings: LabelSettings) -> None:
-        super().__init__(root, corpus, labels)
+    def __init__(
+        self, root: str, corpus: str, labels: str, measure: str, settings: LabelSettings, earlier: str | None = None
+    ) -> None:
+        super().__init__(root, corpus, labels, earlier)
         self._measure = measure
         self._settings = settings
         self._kind = kind_of(settings.measures[measure])
@@ -104,12 +106,7 @@ class SearchPanel(_MeasureWorker):
     def __init__(
         self, root: str, corpus: str, labels: str, measure: str, settings: LabelSettings, earlier: str | None = None
     ) -> None:
-        """
-        Args:
-            earlier: version of a label set of another corpus that has all else in common, with its corpus at hand.
-        """
-        super().__init__(root, corpus, labels, measure, settings)
-        self._earlier = earlier
+        super().__init__(root, corpus, labels, measure, settings, earlier)
         self._search_of = lru_cache(maxsize=1)(self._prepare)
         self._tail_of = lru_cache(maxsize=1)(self._sample)
 

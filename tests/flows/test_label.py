@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from bcls_core.config import load_recipe
-from bcls_core.errors import GateError
-from flows import recipes
+from bcls_core.config import Recipe, load_recipe
+from bcls_core.errors import ConfigError, GateError, UnknownArtifactError
+from flows import lineage, recipes
 from flows.context import Context
 from flows.ingest import ingest
 from flows.label import label, panels, report
@@ -75,6 +75,57 @@ def test_labels_of_a_grown_corpus_build_upon_those_before(tmp_path: Path) -> Non
     anew = labelled(43).artifact
     assert "built upon" not in anew.sidecar
     assert anew.content_digest == grown.artifact.content_digest
+
+
+CIDER_ONLY = (
+    "label.measures={cider: {kind: cider}}", "train.objective=[{loss: triplet}]", "ingest.val=12", "ingest.test=12",
+    "ingest.size=32", "label.gap_pairs=2000",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_mlflow_left")
+def test_document_frequencies_are_kept_for_a_grown_corpus(tmp_path: Path) -> None:
+    root = str(tmp_path / "root")
+
+    def labelled(images: int, *more: str) -> Produced:
+        recipe = load_recipe(recipes.find("demo"), [*CIDER_ONLY, f"ingest.train={images}", *more])
+        context = Context("demo", recipe.runtime.model_copy(update={"backend": "local"}), root)
+        corpus = ingest(context, recipe).artifact
+        made = label(context, recipe, corpus)
+        assert lineage.find_labels(context, recipe, corpus, None).version == made.artifact.version
+        return made
+
+    first = labelled(40).artifact
+    kept = f"label.frequencies_of={first.version}"
+    grown = labelled(43, kept)
+    assert (grown.state, grown.artifact.sidecar["frequencies of"]) == ("new", first.version)
+    lists = grown.artifact.sidecar["lists"]["cider"]
+    assert lists["kept"] > lists["new"] > 0
+    assert labelled(43, kept).state == "already there"
+    counted = labelled(43).artifact
+    assert counted.version != grown.artifact.version
+    assert counted.sidecar["lists"]["cider"]["kept"] == 0, "other weights, other lists"
+    assert "frequencies of" not in counted.sidecar
+    by_other_name = labelled(43, f"label.frequencies_of={grown.artifact.version[:9]}")
+    assert by_other_name.artifact.version != grown.artifact.version, "it knows more n-grams"
+
+
+@pytest.mark.needs("minilm")
+@pytest.mark.usefixtures("no_mlflow_left")
+def test_frequencies_come_from_a_label_set_that_has_them(tmp_path: Path) -> None:
+    def recipe(*overrides: str) -> Recipe:
+        return load_recipe(recipes.find("demo"), ["ingest.train=40", *overrides])
+
+    embedded = recipe(*MINILM_ONLY)
+    context = Context("demo", embedded.runtime.model_copy(update={"backend": "local"}), str(tmp_path / "root"))
+    corpus = ingest(context, embedded).artifact
+    labels = label(context, embedded, corpus).artifact
+    with pytest.raises(ConfigError, match=r"frequencies_of: labels \w+ hold no document frequencies"):
+        label(context, recipe(*CIDER_ONLY, f"label.frequencies_of={labels.version}"), corpus)
+    with pytest.raises(UnknownArtifactError, match="'nothing' is not there"):
+        label(context, recipe(*CIDER_ONLY, "label.frequencies_of=nothing"), corpus)
+    with pytest.raises(ConfigError, match="no measure counts any"):
+        recipe(*MINILM_ONLY, "label.frequencies_of=nothing")
 
 
 @pytest.mark.needs("minilm")

@@ -149,6 +149,19 @@ def test_the_table_survives_storage_and_ignores_the_order_of_reading() -> None:
         DocumentFrequencies.from_table(table.slice(1))
 
 
+def test_an_extension_gives_ids_and_changes_no_value() -> None:
+    frequencies = Cider.fit(SEEN, IMAGES).frequencies
+    extended = frequencies.extended(["zebra dog", "zebra", "dog", "okapi", "zebra"])
+    assert list(extended.ids)[: len(frequencies.ids)] == list(frequencies.ids)
+    assert list(extended.ids)[len(frequencies.ids) :] == ["okapi", "zebra", "zebra dog"]
+    assert list(extended.ids.values()) == list(range(len(extended.counts)))
+    assert (extended.images, extended.counts[-3:].tolist()) == (frequencies.images, [0, 0, 0])
+    text = [*SEEN, "zebra dog", "a zebra", "okapi"]
+    assert Cider(extended).matrix(text, text).tobytes() == Cider(frequencies).matrix(text, text).tobytes()
+    again = DocumentFrequencies.from_table(extended.to_table()).extended([])
+    assert again.ids == extended.ids
+
+
 def test_stored_rows_must_be_comparable_later() -> None:
     with pytest.raises(StoreError, match=r"'a zebra' holds 'zebra'"):
         Cider.fit(SEEN, IMAGES).represent(["the dog", "a zebra"])

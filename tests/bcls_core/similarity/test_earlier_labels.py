@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcls_core.config import CiderMeasureSettings, LabelSettings
+from bcls_core.config import CiderDMeasureSettings, CiderMeasureSettings, LabelSettings
+from bcls_core.errors import StoreError
 from bcls_core.similarity import neighbour_labels
 from bcls_core.similarity.corpus_splits import CorpusSplits
 from bcls_core.similarity.earlier_labels import EarlierLabels
 from bcls_core.similarity.neighbour_labels import SearchPanel
-from bcls_core.similarity.row_book import EMBEDDINGS
+from bcls_core.similarity.row_book import EMBEDDINGS, TFIDF
 from bcls_core.store import Store
 from tests.bcls_core.similarity.conftest import Caption, make_shards, write_corpus
 from tests.bcls_core.similarity.test_labels import MINILM, make_labels
@@ -75,6 +76,43 @@ def test_lists_that_hold_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     train = panel({"piece": "train", "shards": [0, 1, 2]})
     assert (train["kept"], train["repaired"], train["new"]) == (train["rows"] - 3, 0, 3)
     assert searched == [3]
+
+
+def test_with_kept_frequencies_ngram_lists_are_built_upon_too(tmp_path: Path) -> None:
+    """What is new has words nobody counted; weights, ids and so the rows of all other captions stay."""
+    before = write_corpus(tmp_path, make_shards(seed=3))
+    measures: dict[str, Any] = {"cider": CiderMeasureSettings(kind="cider"), "d": CiderDMeasureSettings(kind="cider-d")}
+    old = make_labels(before, measures, version=OLD)
+    after = write_corpus(tmp_path, edited(make_shards(seed=3)), "9" * 16)
+    anew = make_labels(after, measures, order=range(5), version="a" * 16, frequencies_of=OLD)
+    built = make_labels(after, measures, order=range(5), version="b" * 16, frequencies_of=OLD, earlier=OLD)
+    assert built.content_digest == anew.content_digest
+    counted = make_labels(after, measures, order=range(5), version="c" * 16, earlier=OLD)
+    assert counted.content_digest != built.content_digest
+    frequencies = {labels.version: labels.read("document_frequencies", 0) for labels in (old, built)}
+    kept, now = frequencies[OLD], frequencies["b" * 16]
+    assert now.slice(0, len(kept)).equals(kept)
+    assert now.num_rows > len(kept)
+    assert set(now.slice(len(kept)).column("df").to_pylist()) == {0}
+    val = CorpusSplits(after.artifact).shards("val")[0]
+    part = f"{TFIDF}/cider/part-{val:05d}.parquet"
+    before_it = f"{TFIDF}/cider/part-{val - 1:05d}.parquet"
+    assert Path(built.url, part).samefile(Path(old.url, before_it)), "a shard that did not change is not stored again"
+    assert not Path(anew.url, part).samefile(Path(old.url, before_it))
+
+
+def test_kept_frequencies_are_checked(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path, make_shards(seed=3))
+    measures: dict[str, Any] = {"cider": CiderMeasureSettings(kind="cider")}
+    old = make_labels(corpus, measures, version=OLD)
+    again = make_labels(corpus, measures, version=NEW, frequencies_of=OLD)
+    files = [Path(labels.url, "document_frequencies", "part-00000.parquet") for labels in (old, again)]
+    assert files[0].samefile(files[1])
+    content = bytearray(files[0].read_bytes())
+    content[len(content) // 3] ^= 1
+    files[0].write_bytes(content)
+    with pytest.raises(StoreError, match="damaged"):
+        make_labels(corpus, measures, version="a" * 16, frequencies_of=OLD)
 
 
 def make_draft(corpus: Any, label: LabelSettings) -> str:

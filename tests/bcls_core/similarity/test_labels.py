@@ -41,6 +41,7 @@ def make_labels(
     version: str = VERSION,
     panels: Any = None,
     earlier: str | None = None,
+    frequencies_of: str | None = None,
     **settings: Any,
 ) -> Artifact:
     """All stages; workers of one stage travel pickled, take pieces in the given order, and some twice."""
@@ -54,9 +55,9 @@ def make_labels(
         return kind(*args)
 
     if any(not isinstance(kind, EmbeddingMeasureSettings) for kind in measures.values()):
-        send(FitFrequencies)({"piece": "frequencies"})
+        send(FitFrequencies, earlier, frequencies_of)({"piece": "frequencies"})
     for name, kind in measures.items():
-        represent = send(RepresentShard, name, kind)
+        represent = send(RepresentShard, name, kind, "cpu", earlier)
         for shard in order:
             represent({"piece": f"represent/{name}/{shard}", "shard": shard})
         if isinstance(kind, EmbeddingMeasureSettings):
