@@ -1,7 +1,8 @@
 """What relevance-aware batches change: `python -m tests.benchmarks.related_batches [--seeds 0 1 2] [--root FOLDER]`.
 
 Trains the recipe `flickr8k` on a third of its images with random and with related batches, with its own objective and
-with a hardest-negative triplet alone, and compares each with random batches on the test split as `bcls compare` does.
+with a hardest-negative triplet alone, and compares each with random batches on the validation split, and on the test
+split, where people judged captions, as `bcls compare` does.
 Beside that it plans an epoch in each way and looks at the labels of its batches: how many pairs within a row are
 further apart than the gap, and how relevant the most relevant caption of another image is. Writes
 `tests/benchmarks/results/related_batches.json`. The frozen tower encodes the captions once for all
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bcls_core.config import Recipe, TrainSettings, load_recipe
+from bcls_core.config import Recipe, Split, TrainSettings, load_recipe
 from bcls_core.data.rows import CorpusRows
 from bcls_core.metrics.query_results import QueryResults, compare, recipe_intervals
 from bcls_core.similarity import LabelSetRelevance, load_gaps
@@ -56,6 +57,7 @@ OBJECTIVES = {
 """Overrides of the recipe, and the batches it is trained with."""
 
 METRICS = ("rsum", "t2i/r1", "i2t/r1", "human/expert/spearman", "human/crowd/spearman")
+SPLITS: tuple[Split, ...] = ("val", "test")
 PLANNED = 150_000
 
 
@@ -102,7 +104,7 @@ class Trainings:
         self._begun = 0
 
     def compared(self, overrides: list[str], kinds: tuple[str, ...], seeds: list[int]) -> dict[str, Any]:
-        """Estimates with random batches, and each other kind's differences from them."""
+        """For each split estimates with random batches, and each other kind's differences from them."""
         found = {
             kind: [
                 self._results(_recipe(*overrides, f"train.batches={BATCHES[kind]}", f"train.seed={seed}").train)
@@ -110,10 +112,9 @@ class Trainings:
             ]
             for kind in kinds
         }
-        shown: dict[str, Any] = {"random": _shown(recipe_intervals(found["random"]))}
-        return shown | {kind: _shown(compare(found["random"], found[kind])) for kind in kinds[1:]}
+        return {split: _compared({kind: [one[split] for one in found[kind]] for kind in kinds}) for split in SPLITS}
 
-    def _results(self, settings: TrainSettings) -> QueryResults:
+    def _results(self, settings: TrainSettings) -> dict[str, QueryResults]:
         draft = self._store.draft("training", f"{self._begun:016x}")
         BuildInitialStudent(self._corpus, draft, settings)({"piece": "initial-student"})
         if self._begun == 0:
@@ -128,7 +129,17 @@ class Trainings:
         train(TrainingJob(self._corpus, self._labels, draft, settings), Workers(), lambda *_: None)
         training = draft.commit(fingerprint={"training": draft.version}, schema="training/1")
         student = load_student(training.local(MODEL)).eval()
-        return evaluate(student, self._corpus, self._labels, "test", self._references)
+        references = {"test": self._references}
+        return {
+            split: evaluate(student, self._corpus, self._labels, split, references.get(split, References()))
+            for split in SPLITS
+        }
+
+
+def _compared(found: dict[str, list[QueryResults]]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"random": _shown(recipe_intervals(found["random"]))}
+    others = {kind: results for kind, results in found.items() if kind != "random"}
+    return shown | {kind: _shown(compare(found["random"], results)) for kind, results in others.items()}
 
 
 def _shown(metrics: dict[str, Any]) -> dict[str, Any]:
