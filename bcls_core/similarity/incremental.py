@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import pdtr
 
 from bcls_core.errors import ShapeError
 from bcls_core.similarity.incremental_lists import Lists, PlaceOf, among, cells_of, check_ascending
@@ -30,6 +31,7 @@ _NOBODY = np.iinfo(np.int64).min
 _LOW = np.int64(MAX_ROWS - 1)
 _LISTS = 2**14  # joined at once
 _FEWEST = 8  # new captions that each list is offered at first
+_SAMPLE = 2**12  # lists, from which repairs are predicted
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ class _Updating:
     def lists(self, places: IntArray) -> tuple[FloatArray, IntArray, int]:
         """(places, most) scores and places of the split, -inf and -1 at the end; how many kept ones met all rows."""
         kept, new = places[~self._is_new[places]], places[self._is_new[places]]
-        if self._is_more_than_all(len(kept) * len(self._new) + len(new) * len(self._split), places):
+        expected = len(new) + self._expected_repairs(kept)
+        if self._is_more_than_all(len(kept) * len(self._new) + round(expected * len(self._split)), places):
             return *self._search(places), len(kept)
         shape = len(places), self._most
         scores, found = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
@@ -151,6 +154,15 @@ class _Updating:
         if len(asked):
             scores[asked], found[asked] = self._search(places[asked])
         return scores, found, len(asked) - len(new)
+
+    def _expected_repairs(self, places: IntArray) -> float:
+        """How many of these lists will lose more than they gain, if new captions fall into lists by chance."""
+        if not len(places):
+            return 0.0
+        keys, last = self._old_keys(places[:: -(-len(places) // _SAMPLE)])
+        lost = np.where(last == _NOBODY, 0, self._k - (keys != _NOBODY).sum(axis=1))
+        gained = self._k * len(self._new) / len(self._split)
+        return float(np.where(lost > 0, pdtr(np.maximum(lost, 1) - 1, gained), 0.0).mean()) * len(places)
 
     def _is_more_than_all(self, products: int, places: IntArray) -> bool:
         """Whether it takes longer than a search of all, in which one product may serve both rows."""

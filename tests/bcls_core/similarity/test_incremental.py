@@ -286,6 +286,42 @@ def test_when_most_is_new_all_is_searched_at_once(large: tuple[SplitRows, Lists]
         assert update.kept > 0
 
 
+def test_where_repairs_would_cost_more_nobody_is_offered_anything(large: tuple[SplitRows, Lists]) -> None:
+    """Few captions are gone, but most lists lost somebody: all are searched, and nothing was compared before that."""
+    before, lists = large
+    stays = np.arange(COUNT) % 12 != 7
+    split = SplitRows(before.ids[stays], before.images[stays], before.rows[stays])
+    updated, update = update_neighbours(DENSE_SIMILARITY, split, K, lists, split.ids)
+    assert_same(updated, made_anew(DENSE_SIMILARITY, split, K))
+    lost = ~np.isin(lists.neighbours, split.ids).reshape(COUNT, K)[stays].all(axis=1)
+    assert lost.mean() > 0.5
+    assert update.products == update.full_products
+    with mock.patch.object(incremental._Updating, "_is_more_than_all", return_value=False):
+        _, repaired = update_neighbours(DENSE_SIMILARITY, split, K, lists, split.ids)
+    updating = incremental._Updating(DENSE_SIMILARITY, split, K, K, lists, np.zeros(len(split), dtype=bool), None)
+    assert updating._expected_repairs(np.arange(len(split))) == pytest.approx(repaired.repaired)
+    assert repaired.repaired == lost.sum()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_repairs_are_foreseen_where_new_captions_come_as_old_ones_go(
+    large: tuple[SplitRows, Lists], share: float
+) -> None:
+    before, lists = large
+    rows = before.rows.copy()
+    changed = np.random.default_rng(5).permutation(COUNT)[: int(share * COUNT)]
+    rows[changed] = clustered(2 * COUNT, 1)[changed + COUNT]  # of the same clusters
+    split = SplitRows(before.ids, before.images, rows)
+    is_new = np.zeros(COUNT, dtype=bool)
+    is_new[changed] = True
+    kept = before.ids[~is_new]
+    with mock.patch.object(incremental._Updating, "_is_more_than_all", return_value=False):
+        _, update = update_neighbours(DENSE_SIMILARITY, split, K, lists, kept)
+    updating = incremental._Updating(DENSE_SIMILARITY, split, K, K, lists, is_new, None)
+    expected = updating._expected_repairs(np.flatnonzero(~is_new))
+    assert expected == pytest.approx(update.repaired, rel=0.3)
+
+
 def test_rows_may_be_mapped_and_old_lists_may_be_the_panels_own(large: tuple[SplitRows, Lists], tmp_path: Path) -> None:
     before, lists = large
     rows = before.rows.copy()
