@@ -45,6 +45,12 @@ class TrackingError(BclsError):
     """The tracking server cannot be reached, or refuses."""
 
 
+class StoppedError(BclsError):
+    """The work was asked to stop (SIGTERM, preemption) and did, so that it can go on from there."""
+
+    exit_code = 143
+
+
 class StalePublicationError(StoreError):
     """Somebody published a newer version while this job was at work; its own version is not made current."""
 

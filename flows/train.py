@@ -93,7 +93,7 @@ def _compute(
     # Imported here, so that a training that is there already is found without loading torch and transformers.
     from bcls_core.training.frozen import EncodeFrozenShard
     from bcls_core.training.initial import BuildInitialStudent
-    from bcls_core.training.loop import TrainingJob
+    from bcls_core.training.loop import Engine, TrainingJob
     from flows.fit import fit
 
     settings = recipe.train
@@ -114,6 +114,11 @@ def _compute(
         draft=draft,
         settings=settings,
         device=context.device,
+        engine=Engine(
+            checkpoint_steps=context.runtime.checkpoint_steps,
+            compiled=context.runtime.compile,
+            activation_checkpointing=context.runtime.activation_checkpointing,
+        ),
     )
     fit(context, training_job, job)
     return draft.commit(

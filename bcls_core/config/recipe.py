@@ -60,6 +60,13 @@ class RuntimeSettings(Section):
     panel_captions: PositiveInt = Field(
         default=16_384, description="captions whose neighbours one piece finds; the whole split at once is fastest"
     )
+    checkpoint_steps: PositiveInt = Field(
+        default=500, description="training steps after which a checkpoint is written, beside that after each epoch"
+    )
+    compile: bool = Field(default=False, description="train with code that torch.compile makes for the towers")
+    activation_checkpointing: bool = Field(
+        default=False, description="train with activations computed again instead of kept: slower, in less memory"
+    )
     mlflow_uri: str | None = Field(default=None, description="tracking server; <root>/mlflow.db if unset")
     mlflow_username: str | None = None
     mlflow_password: SecretStr | None = None

@@ -35,10 +35,29 @@ class TrainSettings(Section):
     objective: list[ObjectiveTerm] = Field(min_length=1)
     batch_size: int = Field(default=128, ge=2, description="captions (and images) a step, over all workers")
     batches: BatchSettings = Field(default=RandomBatches(), description="which captions meet in a step")
+    mini_batch_size: int | None = Field(
+        default=None, ge=2, description="captions a worker encodes at once (gradient caching); its whole part if unset"
+    )
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: towers under autocast")
     epochs: PositiveInt = 10
+    patience: PositiveInt | None = Field(
+        default=None, description="epochs without a better val rsum after which training ends; never if unset"
+    )
     learning_rate: PositiveFloat = 5e-4
+    tower_learning_rate: PositiveFloat | None = Field(
+        default=None, description="of trained towers that came with weights; learning_rate if unset"
+    )
+    layer_decay: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="factor on that rate for each layer further from the output"
+    )
+    frozen_epochs: NonNegativeInt = Field(
+        default=0, description="first epochs, in which trained towers that came with weights stay as they came"
+    )
     final_learning_rate: NonNegativeFloat = Field(default=0.0, description="where the cosine ends")
     warmup: float = Field(default=0.05, ge=0.0, lt=1.0, description="share of all steps with a rising learning rate")
     weight_decay: NonNegativeFloat = 1e-4
     clip_norm: PositiveFloat = 2.0
+    average: float | None = Field(
+        default=None, gt=0.0, lt=1.0, description="decay of a moving average of the weights, which is the model then"
+    )
     seed: NonNegativeInt = 0

@@ -37,6 +37,15 @@ class Scratch:
         with self._while_open(path):
             self._filesystem.write(self._full(path), data, staging=self._staging)
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file that nobody wrote: of all who try, exactly one gets True.
+
+        Raises:
+            StoreError: as `write_bytes`.
+        """
+        with self._while_open(path):
+            return self._filesystem.put_if_absent(self._full(path), data, staging=self._staging)
+
     def add_tree(self, path: str, local: Path) -> None:
         """Copy a folder of this machine in, with all files below it.
 

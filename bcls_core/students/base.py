@@ -75,6 +75,11 @@ class Student(nn.Module, ABC):
         return self.preprocessor.prepare_captions(captions)
 
     @property
+    def pretrained_towers(self) -> Sequence[nn.Module]:
+        """Parts that came with weights and are trained: they can have a rate of their own and stay frozen at first."""
+        return ()
+
+    @property
     def image_tower_frozen(self) -> bool:
         """The image side begins with a part that training never changes: its features can be computed once."""
         return False

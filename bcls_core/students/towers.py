@@ -47,20 +47,23 @@ class Tower(nn.Module):
             `pooler` (the model's own pooled output).
         dim: length of the pooled vectors.
         unread: names of the model's parameters that its pooled output does not depend on.
+        pretrained: whether training began with weights that the model came with.
     """
 
     def __init__(
-        self, model: nn.Module, side: Side, *, pooling: Pooling, trained: bool, dim: int, unread: list[str]
+        self,
+        model: nn.Module,
+        side: Side,
+        *,
+        pooling: Pooling,
+        trained: bool,
+        dim: int,
+        unread: list[str],
+        pretrained: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.side, self.pooling, self.frozen, self.dim, self.unread = (
-            model,
-            side,
-            pooling,
-            not trained,
-            dim,
-            unread,
-        )
+        self.model, self.side, self.pooling, self.dim, self.unread = model, side, pooling, dim, unread
+        self.frozen, self.pretrained = not trained, pretrained
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trained and name not in unread)
         self.train()
@@ -78,7 +81,7 @@ class Tower(nn.Module):
         """JSON-able; `restore_tower` makes the same tower of it, its weights still to be loaded."""
         config = describe_config(self.model.config)
         shape = {"pooling": self.pooling, "dim": self.dim, "unread": self.unread}
-        return {"config": config, "trained": not self.frozen, **shape}
+        return {"config": config, "trained": not self.frozen, "pretrained": self.pretrained, **shape}
 
 
 def restore_tower(described: dict[str, Any], side: Side) -> Tower:
@@ -170,7 +173,7 @@ def _fetch(settings: PretrainedTower) -> Path:
 
 def _pretrained(folder: Path, settings: PretrainedTower, pooling: str, side: Side, example: Batch) -> Tower:
     model = load_pretrained(folder, load_config(folder, side), pooler=pooling == "pooler")
-    return _fitted(model, side, pooling, settings.trained, example, str(folder))
+    return _fitted(model, side, pooling, settings.trained, example, str(folder), pretrained=True)
 
 
 def _configured(config: Any, settings: ConfiguredTower, side: Side, example: Batch) -> Tower:
@@ -178,7 +181,9 @@ def _configured(config: Any, settings: ConfiguredTower, side: Side, example: Bat
     return _fitted(model, side, settings.pooling, True, example, f"student.{side}.config")
 
 
-def _fitted(model: nn.Module, side: Side, pooling: str, trained: bool, example: Batch, where: str) -> Tower:
+def _fitted(
+    model: nn.Module, side: Side, pooling: str, trained: bool, example: Batch, where: str, *, pretrained: bool = False
+) -> Tower:
     """Runs the model once: this shows what it can pool, how long its vectors are and which parameters they read."""
     model.eval()
     with torch.set_grad_enabled(trained):
@@ -192,7 +197,9 @@ def _fitted(model: nn.Module, side: Side, pooling: str, trained: bool, example: 
         chosen = _choose_pooling(output, side, pooling, f"{where}: {type(model).__name__}")
         pooled = _pool(output, chosen, example.get("attention_mask"))
     unread = _unread_parameters(model, pooled) if trained else []
-    return Tower(model, side, pooling=chosen, trained=trained, dim=pooled.shape[1], unread=unread)
+    return Tower(
+        model, side, pooling=chosen, trained=trained, dim=pooled.shape[1], unread=unread, pretrained=pretrained
+    )
 
 
 def _unread_parameters(model: nn.Module, pooled: Tensor) -> list[str]:

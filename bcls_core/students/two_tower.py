@@ -67,6 +67,11 @@ class TwoTower(Student):
         return self._project(self.text_projection, self.text_tower, batch)
 
     @property
+    def pretrained_towers(self) -> list[nn.Module]:
+        sides = (self.image_tower, self.text_tower)
+        return [side.model for side in sides if isinstance(side, Tower) and side.pretrained and not side.frozen]
+
+    @property
     def image_tower_frozen(self) -> bool:
         return self.image_tower.frozen
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bcls_core.store import Artifact, Draft
 
 MODEL = "model"
-_HISTORY = "history.json"
+HISTORY = "history.json"
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class History:
 
 def write_history(draft: Draft, history: History) -> None:
     """Leaves the history beside the model."""
-    draft.write_bytes(_HISTORY, json.dumps(vars(history), indent=1, sort_keys=True).encode())
+    draft.write_bytes(HISTORY, json.dumps(vars(history), indent=1, sort_keys=True).encode())
 
 
 def read_history(training: Artifact) -> History:
     """The history of a published training."""
-    with training.open(_HISTORY) as file:
+    with training.open(HISTORY) as file:
         return History(**json.load(file))

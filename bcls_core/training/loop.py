@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import time
@@ -11,16 +12,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from bcls_core.config import RelatedBatches, Split, TrainSettings
 from bcls_core.data.rows import CorpusRows
-from bcls_core.errors import BclsError, ConfigError, StoreError
+from bcls_core.errors import BclsError, ConfigError, StoppedError, StoreError
 from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
 from bcls_core.store import Artifact, Draft
-from bcls_core.students import Student, save_student
+from bcls_core.students import save_student
+from bcls_core.training.averaging import MovingAverage
 from bcls_core.training.batches import Batch, BatchSource
-from bcls_core.training.checkpoint import TrainingState, load_best, load_state, save_state
+from bcls_core.training.checkpoint import Checkpoints, TrainingState
+from bcls_core.training.encoder import StepEncoder, keep_few_activations
 from bcls_core.training.frozen import load_frozen
 from bcls_core.training.history import MODEL, History, write_history
 from bcls_core.training.initial import load_initial
@@ -28,13 +30,34 @@ from bcls_core.training.objective import Objective, ScoredPairs
 from bcls_core.training.plan import BatchPlan
 from bcls_core.training.prefetch import Prefetcher
 from bcls_core.training.related import planner
-from bcls_core.training.schedule import build_optimiser, learning_rate
+from bcls_core.training.schedule import FirstFrozen, build_optimiser, learning_rate, set_learning_rate
 from bcls_core.training.validate import validate
 from bcls_core.workers import Workers
 
 log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[int, dict[str, float]], None]
+Stop = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody asks the training to stop."""
+    return False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the work is done, which changes no result but by rounding.
+
+    Attributes:
+        checkpoint_steps: steps after which a checkpoint is written, beside the one after each epoch.
+        compiled: whether `torch.compile` makes code for the student.
+        activation_checkpointing: whether activations are computed again instead of kept.
+    """
+
+    checkpoint_steps: int = 500
+    compiled: bool = False
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,69 +74,91 @@ class TrainingJob:
     draft: Draft
     settings: TrainSettings
     device: str = "cpu"
+    engine: Engine = Engine()
 
 
-def train(job: TrainingJob, workers: Workers, on_epoch: OnEpoch) -> None:
+def train(job: TrainingJob, workers: Workers, on_epoch: OnEpoch, stop: Stop = never) -> None:
     """Trains to the end from the last checkpoint, and leaves the best epoch's model in the draft.
 
     Args:
         on_epoch: called after each epoch on every worker with the epoch (0 is the untrained student) and its metrics.
+        stop: asked on every worker after each step; where one says True, all write a checkpoint and stop.
     Raises:
         BclsError: the loss is not finite; names epoch and step.
+        StoppedError: `stop` said so; the same training goes on from there.
     """
-    Trainer(job, workers).run(on_epoch)
+    Trainer(job, workers).run(on_epoch, stop)
 
 
 class Trainer:
     """The state of one worker's training."""
 
     def __init__(self, job: TrainingJob, workers: Workers) -> None:
-        self._settings, self._workers, self._draft = job.settings, workers, job.draft
+        self._settings, self._engine, self._workers, self._draft = job.settings, job.engine, workers, job.draft
         self._device = torch.device(job.device)
         self._student = load_initial(job.draft).to(self._device)
+        if job.engine.activation_checkpointing:
+            keep_few_activations(self._student)
         self._objective = Objective(job.settings.objective, load_gaps(job.labels)).to(self._device)
         self._train_source = self._source(job, "train", self._objective.measures)
         self._val_source = self._source(job, "val", frozenset(measures_of(job.labels)))
+        self._never_trained = {name for name, p in self._student.named_parameters() if not p.requires_grad}
         self._optimiser = build_optimiser(self._student, self._objective, job.settings)
+        average = job.settings.average
+        self._average = None if average is None else MovingAverage(self._student, average)
+        self._first_frozen = FirstFrozen(self._student, job.settings.frozen_epochs)
+        self._encoder: StepEncoder | None = None
+        self._checkpoints = Checkpoints(job.draft, workers, self._device)
         self._plan = planner(job.settings, self._train_source.rows, job.labels)
         # Deterministic from seed and epoch, so it costs nothing to know the number of steps ahead.
         first = self._plan(1)
         self._steps_per_epoch = first.steps
         _check_plan(first, workers.size, job.settings.batch_size)
-        model = _BothTowers(self._student)
-        self._model = DistributedDataParallel(model) if workers.size > 1 else model
 
-    def run(self, on_epoch: OnEpoch) -> None:
+    def run(self, on_epoch: OnEpoch, stop: Stop = never) -> None:
         state = self._resume()
         if state is None:
-            metrics = self._validate()
-            state = self._state_after(0, metrics, None)
-            self._save(state)
+            state = self._after_epoch(0, self._validate(), None)
         for epoch, metrics in enumerate(state.history):
             on_epoch(epoch, metrics)
-        for epoch in range(state.epoch + 1, self._settings.epochs + 1):
-            metrics, speed = self._train_epoch(epoch)
+        while not self._is_over(state):
+            metrics, speed = self._train_epoch(state, stop)
             metrics |= self._validate()
-            state = self._state_after(epoch, metrics, state)
-            self._save(state)
-            on_epoch(epoch, metrics | speed)
+            state = self._after_epoch(state.epoch + 1, metrics, state)
+            on_epoch(state.epoch, metrics | speed)
         if self._workers.is_first:
             self._finish(state)
 
-    def _train_epoch(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
+    def _is_over(self, state: TrainingState) -> bool:
+        patience = self._settings.patience
+        tired = patience is not None and state.epoch - state.best_epoch >= patience
+        return tired or state.epoch >= self._settings.epochs
+
+    def _train_epoch(self, state: TrainingState, stop: Stop) -> tuple[dict[str, float], dict[str, float]]:
         """The epoch's means, and apart from them how fast it went: timings never enter an artefact."""
         rank, size = self._workers.rank, self._workers.size
-        torch.manual_seed(self._settings.seed * 1_000_003 + epoch * 1_009 + rank)
+        epoch, begin = state.epoch + 1, state.step
         self._student.train()
+        if self._first_frozen.begin(epoch) or self._encoder is None:
+            self._encoder = self._make_encoder()
         plan = self._plan(epoch)
-        batches = Prefetcher(lambda step: self._train_source.batch(plan, step, rank, size), plan.steps)
-        sums: dict[str, Tensor] = {}
-        started = time.perf_counter()
+        batches = Prefetcher(lambda step: self._train_source.batch(plan, begin + step, rank, size), plan.steps - begin)
+        sums = {name: value.to(self._device) for name, value in state.sums.items()}
         rate = 0.0
-        for step, batch in enumerate(batches):
-            rate = learning_rate((epoch - 1) * plan.steps + step, self._total_steps, self._settings)
-            for name, value in self._step(batch.to(self._device), rate, epoch, step).items():
+        started = time.perf_counter()
+        for step, batch in enumerate(batches, start=begin):
+            rate = learning_rate((epoch - 1) * self._steps_per_epoch + step, self._total_steps, self._settings)
+            values, stopped = self._step(self._encoder, batch.to(self._device), rate, (epoch, step), stop())
+            for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self._device)) + value
+            done = step + 1
+            if stopped or (done % self._engine.checkpoint_steps == 0 and done < plan.steps):
+                self._checkpoints.save(self._state(state.epoch, state, step=done, sums=sums))
+            if stopped:
+                raise StoppedError(
+                    f"training stopped as it was asked to, at epoch {epoch} after {done} of {plan.steps} steps, with a "
+                    "checkpoint. Run the same command again to go on from there."
+                )
         seconds = time.perf_counter() - started
         means = {name: float(total) / plan.steps for name, total in sums.items()}
         means |= {f"train/{name}": value for name, value in self._objective.learned().items()}
@@ -121,32 +166,54 @@ class Trainer:
         if isinstance(self._settings.batches, RelatedBatches):
             means["train/grouped"] = plan.grouped / plan.used
         speed = {
-            "train/pairs_per_second": plan.used / seconds,
-            "train/stall_seconds": batches.stalled_seconds,
+            "train/pairs_per_second": plan.used * (plan.steps - begin) / plan.steps / seconds,
+            "train/stall_seconds_per_step": batches.stalled_seconds / max(1, plan.steps - begin),
             "train/workers": float(size),
         }
         return means, speed
 
-    def _step(self, batch: Batch, rate: float, epoch: int, step: int) -> dict[str, Tensor]:
-        images, captions = self._model(batch.images, batch.captions)
-        terms = self._objective(self._pairs(images, captions, batch.sizes), batch.relevances, self._workers)
-        share = torch.stack(list(terms.values()))
+    def _step(
+        self, encoder: StepEncoder, batch: Batch, rate: float, place: tuple[int, int], stop: bool
+    ) -> tuple[dict[str, Tensor], bool]:
+        """What the step measured, over all workers, and whether one of them wants to stop.
+
+        Args:
+            place: epoch and step.
+        """
         self._optimiser.zero_grad(set_to_none=True)
+        encoded = encoder.encode(batch, (self._settings.seed, *place, self._workers.rank))
+        pairs = self._pairs(encoded.images, encoded.captions, batch.sizes)
+        terms = self._objective(pairs, batch.relevances, self._workers)
+        share = torch.stack(list(terms.values()))
         # Data parallelism averages where the joint gradient is a sum.
-        (share.sum() * self._workers.size).backward()  # type: ignore[no-untyped-call]
+        encoded.backward(share.sum() * self._workers.size)
         self._workers.average_gradients(self._objective.parameters())
-        joint = self._workers.sum(share)
+        *joint, stops = self._workers.sum(torch.cat([share, share.new_tensor([float(stop)])]))
+        loss = torch.stack(joint).sum()
         norm = nn.utils.clip_grad_norm_(self._student.parameters(), self._settings.clip_norm)
         if not torch.isfinite(norm):
             raise BclsError(
-                f"training: loss {float(joint.sum()):g}, gradient norm {float(norm):g} at epoch {epoch}, step {step}. "
+                f"training: loss {float(loss):g}, gradient norm {float(norm):g} at epoch {place[0]}, step {place[1]}. "
                 "Lower train.learning_rate, or look for degenerate images or captions in this batch."
             )
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self._optimiser, rate)
         self._optimiser.step()
+        if self._average is not None:
+            self._average.move()
         values = {f"train/{name}": term for name, term in zip(terms, joint, strict=True)}
-        return values | {"train/loss": joint.sum(), "train/gradient_norm": norm}
+        negatives = torch.tensor(float(pairs.scores.shape[1] - 1), device=self._device)
+        values |= {"train/loss": loss, "train/gradient_norm": norm, "train/negatives": negatives}
+        return values, float(stops) > 0
+
+    def _make_encoder(self) -> StepEncoder:
+        settings = self._settings
+        return StepEncoder(
+            self._student,
+            self._workers,
+            piece=settings.mini_batch_size,
+            bf16=settings.precision == "bf16",
+            compiled=self._engine.compiled,
+        )
 
     def _pairs(self, images: Tensor, captions: Tensor, sizes: Sequence[int]) -> ScoredPairs:
         """This worker's images against everybody's captions, and its captions against everybody's images."""
@@ -161,49 +228,68 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         # Running statistics (of batch norms) are each worker's own until the next step; the model has the first one's.
         self._workers.share_buffers(self._student)
-        metrics = validate(self._student, self._val_source, self._workers, self._device)
+        with self._model_weights():
+            metrics = validate(self._student, self._val_source, self._workers, self._device)
         return {f"val/{name}": value for name, value in metrics.items()}
 
-    def _state_after(self, epoch: int, metrics: dict[str, float], before: TrainingState | None) -> TrainingState:
-        frozen = {name for name, parameter in self._student.named_parameters() if not parameter.requires_grad}
-        state = TrainingState(
-            epoch=epoch,
-            weights={name: tensor for name, tensor in self._student.state_dict().items() if name not in frozen},
-            objective=self._objective.state_dict(),
-            optimiser=self._optimiser.state_dict(),
-            history=[*(before.history if before else []), metrics],
-            best_epoch=before.best_epoch if before else 0,
-            best_rsum=before.best_rsum if before else float("-inf"),
-        )
-        if metrics["val/rsum"] > state.best_rsum:
-            state.best_epoch, state.best_rsum = epoch, metrics["val/rsum"]
+    def _model_weights(self) -> contextlib.AbstractContextManager[None]:
+        """The student has the weights that are validated and published."""
+        return contextlib.nullcontext() if self._average is None else self._average.applied()
+
+    def _after_epoch(self, epoch: int, metrics: dict[str, float], before: TrainingState | None) -> TrainingState:
+        """The state after an epoch, with its checkpoint written."""
+        state = self._state(epoch, before)
+        state.history = [*state.history, metrics]
+        if metrics["val/rsum"] <= state.best_rsum:
+            self._checkpoints.save(state)
+            return state
+        state.best_epoch, state.best_rsum = epoch, metrics["val/rsum"]
+        with self._model_weights():
+            best = {name: value.clone() for name, value in self._weights().items()}
+        self._checkpoints.save(state, best)
         return state
 
+    def _state(
+        self, epoch: int, before: TrainingState | None, *, step: int = 0, sums: dict[str, Tensor] | None = None
+    ) -> TrainingState:
+        return TrainingState(
+            epoch=epoch,
+            weights=self._weights(),
+            objective=self._objective.state_dict(),
+            optimiser=self._optimiser.state_dict(),
+            history=before.history if before else [],
+            best_epoch=before.best_epoch if before else 0,
+            best_rsum=before.best_rsum if before else float("-inf"),
+            step=step,
+            average={} if self._average is None else self._average.state_dict(),
+            sums=sums or {},
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self._student.state_dict().items() if name not in self._never_trained}
+
     def _resume(self) -> TrainingState | None:
-        state = load_state(self._draft)
+        state = self._checkpoints.begin()
         if state is not None:
-            log.info("continuing after epoch %d", state.epoch)
+            log.info("continuing after epoch %d and %d steps", state.epoch, state.step)
             self._load_trained(state.weights)
             self._objective.load_state_dict(state.objective)
             self._optimiser.load_state_dict(state.optimiser)
+            if self._average is not None:
+                self._average.load_state_dict(state.average)
         return state
 
     def _load_trained(self, weights: dict[str, Tensor]) -> None:
-        """Weights of a checkpoint, which holds all but the frozen ones."""
+        """Weights of a checkpoint, which holds all but those that are never trained."""
         found = self._student.load_state_dict(weights, strict=False)
-        frozen = {name for name, parameter in self._student.named_parameters() if not parameter.requires_grad}
-        if found.unexpected_keys or set(found.missing_keys) - frozen:
+        if found.unexpected_keys or set(found.missing_keys) - self._never_trained:
             raise StoreError(
                 f"{self._draft.url}: its checkpoint is of another student (missing {found.missing_keys[:3]}, "
                 f"unexpected {found.unexpected_keys[:3]}). Remove the draft's folder and train again."
             )
 
-    def _save(self, state: TrainingState) -> None:
-        if self._workers.is_first:
-            save_state(self._draft, state)
-
     def _finish(self, state: TrainingState) -> None:
-        self._load_trained(load_best(self._draft, state))
+        self._load_trained(self._checkpoints.best(state))
         with tempfile.TemporaryDirectory() as folder:
             save_student(self._student.cpu(), Path(folder))
             self._draft.add_tree(MODEL, Path(folder))
@@ -226,14 +312,3 @@ def _check_plan(plan: BatchPlan, workers: int, batch_size: int) -> None:
             f"train.batch_size={batch_size}: a step of this corpus holds as few as {smallest} captions, which "
             f"{workers} workers cannot share. Raise train.batch_size or lower runtime.workers."
         )
-
-
-class _BothTowers(nn.Module):
-    """One forward for both sides, as data parallelism wants it."""
-
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, images: dict[str, Tensor], captions: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return self.student.encode_images(images), self.student.encode_captions(captions)

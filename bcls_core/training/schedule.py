@@ -1,27 +1,41 @@
-"""Optimiser and learning rate."""
+"""Optimiser, learning rates, and towers that stay frozen at first."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterator
 
 from torch import nn, optim
 
 from bcls_core.config import TrainSettings
+from bcls_core.students import Student
 
 
-def build_optimiser(model: nn.Module, objective: nn.Module, settings: TrainSettings) -> optim.AdamW:
-    """AdamW over the trained parameters of a model and, in a group of their own, those of its losses.
+def build_optimiser(student: Student, objective: nn.Module, settings: TrainSettings) -> optim.AdamW:
+    """AdamW over the trained parameters of a student and, in a group of their own, those of its losses.
 
-    Matrices of the model decay; vectors and scalars (biases, norms) do not, and nor do a loss's temperatures, which
-    decay would pull to 1.
+    Matrices of the student decay; vectors and scalars (biases, norms) do not, and nor do a loss's temperatures, which
+    decay would pull to 1. Each group has its "scale", a factor on the learning rate of the step: towers that came with
+    weights have `tower_learning_rate`, times `layer_decay` for every layer that lies further from their output.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        {"params": list(objective.parameters()), "weight_decay": 0.0},
+    scales = _tower_scales(student, settings)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            groups[parameter.ndim >= 2, scales.get(parameter, 1.0)].append(parameter)
+    described = [
+        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, "scale": scale}
+        for (decays, scale), parameters in sorted(groups.items(), key=lambda group: group[0], reverse=True)
     ]
-    return optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+    described.append({"params": list(objective.parameters()), "weight_decay": 0.0, "scale": 1.0})
+    return optim.AdamW([group for group in described if group["params"]], lr=settings.learning_rate)
+
+
+def set_learning_rate(optimiser: optim.Optimizer, rate: float) -> None:
+    """`rate` times each group's scale."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["scale"]
 
 
 def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float:
@@ -37,3 +51,55 @@ def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float
     progress = (step - warm) / max(1, total_steps - 1 - warm)
     span = settings.learning_rate - settings.final_learning_rate
     return settings.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class FirstFrozen:
+    """Keeps a student's pretrained towers as they came during the first epochs: see `TrainSettings.frozen_epochs`."""
+
+    def __init__(self, student: Student, epochs: int) -> None:
+        self._towers, self._epochs = student.pretrained_towers, epochs
+        self._trained = [p for tower in self._towers for p in tower.parameters() if p.requires_grad]
+
+    def begin(self, epoch: int) -> bool:
+        """Makes the towers ready for an epoch, after the student was put into training mode; True if that changes
+        which parameters are trained."""
+        frozen = epoch <= self._epochs
+        if frozen:
+            for tower in self._towers:
+                tower.eval()
+        changed = any(parameter.requires_grad == frozen for parameter in self._trained)
+        for parameter in self._trained:
+            parameter.requires_grad_(not frozen)
+        return changed
+
+
+def _tower_scales(student: Student, settings: TrainSettings) -> dict[nn.Parameter, float]:
+    base = (settings.tower_learning_rate or settings.learning_rate) / settings.learning_rate
+    return {
+        parameter: base * settings.layer_decay**height
+        for tower in student.pretrained_towers
+        for parameter, height in layer_heights(tower)
+    }
+
+
+def layer_heights(tower: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
+    """Each parameter with the number of layers between it and the output.
+
+    Layers are the children of the module list that holds most of the parameters; what is registered before it (the
+    embeddings) lies below them all, what comes after it (a last norm, a pooler) above.
+    """
+    lists = [(name, module) for name, module in tower.named_modules() if isinstance(module, nn.ModuleList)]
+    # The first of several of one size: an outer list comes before those inside of it.
+    name, layers = max(lists, key=lambda one: _size(one[1]), default=("", nn.ModuleList()))
+    prefix, above = f"{name}.", False
+    for path, parameter in tower.named_parameters():
+        inside = len(layers) > 0 and path.startswith(prefix)
+        if inside:
+            above = True
+            yield parameter, len(layers) - int(path.removeprefix(prefix).split(".", 1)[0])
+        else:
+            yield parameter, 0 if above or not len(layers) else len(layers) + 1
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from bcls_core.errors import BclsError
+from bcls_core.errors import BclsError, StoppedError
 from bcls_core.store import Artifact
+from bcls_core.students import load_student
+from bcls_core.training.checkpoint import finished_epochs
 from bcls_core.training.history import read_history
-from bcls_core.training.loop import Trainer, TrainingJob, train
+from bcls_core.training.loop import Engine, Trainer, TrainingJob, train
+from bcls_core.training.validate import validate
 from bcls_core.workers import Workers
 
 
@@ -68,29 +73,142 @@ def test_a_stopped_training_continues_exactly(ground: Any, undisturbed: Artifact
     )
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"average": 0.9, "mini_batch_size": 9},
+        {"student": "dropout"},
+    ],
+    ids=["plain", "average of the weights, gradient cache", "dropout"],
+)
+def test_a_training_stopped_at_any_step_continues_exactly(ground: Any, changes: dict[str, Any]) -> None:
+    """Stopped over and over: after some steps of each attempt, in the middle of epochs and at their ends."""
+    changes = {"epochs": 2, **changes}
+    if changes.pop("student", None):
+        student = ground.recipe.train.student
+        changes["student"] = student.model_copy(update={"dropout": 0.3})
+    whole = ground.begin(f"whole-{len(str(changes))}", **changes)
+    train(whole, Workers(), ignore)
+    job = ground.begin(f"pieces-{len(str(changes))}", **changes)
+    attempts, taken = 0, 0
+    while True:
+        steps = iter([False] * attempts + [True] * 99)
+        attempts += 1
+
+        def stop(steps: Any = steps) -> bool:
+            nonlocal taken
+            taken += 1
+            return next(steps)
+
+        with contextlib.suppress(StoppedError):
+            train(job, Workers(), ignore, stop)
+            break
+    undisturbed, resumed = finish(whole), finish(job)
+    assert attempts > 3
+    per_epoch = Trainer(ground.begin("steps"), Workers())._steps_per_epoch
+    assert taken == 2 * per_epoch, "no step is taken twice"
+    assert read_history(resumed) == read_history(undisturbed)
+    model = "model/model.safetensors"
+    assert resumed.local(model).read_bytes() == undisturbed.local(model).read_bytes()
+
+
+def test_a_killed_training_repeats_less_than_a_checkpoint_interval(ground: Any, undisturbed: Artifact) -> None:
+    job = replace(ground.begin("killed"), engine=Engine(checkpoint_steps=2))
+    per_epoch = Trainer(job, Workers())._steps_per_epoch
+    killed_after = per_epoch + per_epoch // 2 + 1
+    taken = 0
+
+    def die() -> bool:
+        nonlocal taken
+        taken += 1
+        if taken == killed_after:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, Workers(), ignore, die)
+    assert finished_epochs(job.draft) == 2
+    train(job, Workers(), ignore, die)
+    assert 0 < taken - 3 * per_epoch <= 2, "steps that were taken twice"
+    model = "model/model.safetensors"
+    assert finish(job).local(model).read_bytes() == undisturbed.local(model).read_bytes()
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_published(ground: Any, undisturbed: Artifact) -> None:
+    job = ground.begin("averaged", average=0.98)
+    train(job, Workers(), ignore)
+    averaged = finish(job)
+    histories = [read_history(artifact).epochs for artifact in (undisturbed, averaged)]
+    names = [name for name in histories[0][1] if name.startswith("train/")]
+    for epoch in range(1, 4):
+        assert all(histories[0][epoch][name] == histories[1][epoch][name] for name in names), "trained alike"
+    assert histories[0][3]["val/rsum"] != histories[1][3]["val/rsum"]
+    model = "model/model.safetensors"
+    assert averaged.local(model).read_bytes() != undisturbed.local(model).read_bytes()
+    val = Trainer(ground.begin("averaged-again"), Workers())._val_source
+    found = validate(load_student(averaged.local("model")), val, Workers(), torch.device("cpu"))
+    assert found["rsum"] == read_history(averaged).best["val/rsum"]
+
+
+def test_it_ends_when_epochs_bring_nothing_more(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rsums = iter([10.0, 40.0, 30.0, 20.0, 50.0])
+    monkeypatch.setattr("bcls_core.training.loop.validate", lambda *_: {"rsum": next(rsums)})
+    job = ground.begin("patient", epochs=9, patience=2)
+    seen: list[int] = []
+
+    def stop_once(epoch: int, _: dict[str, float]) -> None:
+        seen.append(epoch)
+        if seen == [0, 1, 2]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, Workers(), stop_once)
+    train(job, Workers(), stop_once)
+    assert seen == [0, 1, 2, 0, 1, 2, 3], "two epochs after the best"
+    history = read_history(finish(job))
+    assert (history.best_epoch, len(history.epochs)) == (1, 4)
+
+
+def test_negatives_that_were_used_are_counted(undisturbed: Artifact) -> None:
+    epoch = read_history(undisturbed).epochs[1]
+    assert 26 <= epoch["train/negatives"] <= 27, "all others of batches of 28"
+
+
 def test_a_loss_that_is_not_finite_names_epoch_and_step(ground: Any) -> None:
     job = ground.begin("diverges", learning_rate=1e30, clip_norm=1e30, warmup=0.0)
     with pytest.raises(BclsError, match=r"epoch 1, step \d+.*learning_rate|row|NaN|finite"):
         train(job, Workers(), ignore)
 
 
-def worker(rank: int, size: int, folder: str, job: TrainingJob) -> None:
+def worker(rank: int, size: int, folder: str, job: TrainingJob, stops: dict[int, int]) -> None:
+    """One of several; `stops` says after how many steps a rank asks to stop."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     epochs: list[dict[str, float]] = []
-    train(job, Workers.of_process_group(), lambda _, metrics: epochs.append(metrics))
+    left = iter([False] * (stops.get(rank, 10_000) - 1) + [True])
+    try:
+        train(job, Workers.of_process_group(), lambda _, metrics: epochs.append(metrics), lambda: next(left))
+    except StoppedError as error:
+        (Path(folder) / f"{rank}.stopped").write_text(str(error))
     (Path(folder) / f"{rank}.json").write_text(json.dumps(epochs))
     dist.destroy_process_group()
 
 
+def trained_together(job: TrainingJob, folder: Path, size: int, stops: dict[int, int] | None = None) -> None:
+    folder.mkdir()
+    mp.spawn(worker, args=(size, str(folder), job, stops or {}), nprocs=size)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("pieces", [None, 4], ids=["at once", "gradient cache"])
 def test_three_workers_train_what_one_does(
-    ground: Any, undisturbed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ground: Any, undisturbed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int | None
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    job = ground.begin("three")
-    mp.spawn(worker, args=(3, str(tmp_path), job), nprocs=3)
-    logs = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    job = ground.begin(f"three-{pieces}", mini_batch_size=pieces)
+    trained_together(job, tmp_path / "run", 3)
+    logs = [json.loads((tmp_path / "run" / f"{rank}.json").read_text()) for rank in range(3)]
     together = read_history(finish(job))
     alone = read_history(undisturbed)
     for epoch, (one, joint) in enumerate(zip(alone.epochs, together.epochs, strict=True)):
@@ -100,6 +218,24 @@ def test_three_workers_train_what_one_does(
                 assert joint[name] == pytest.approx(one[name], rel=2e-4, abs=1e-6), f"epoch {epoch}: {name}"
         for log in logs:
             assert {name: log[epoch][name] for name in joint} == pytest.approx(joint), "all workers see one validation"
+
+
+@pytest.mark.slow
+def test_where_one_worker_is_asked_to_stop_all_do_and_go_on_from_there(
+    ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    student = ground.recipe.train.student.model_copy(update={"dropout": 0.2})
+    whole, job = (ground.begin(name, student=student, epochs=2) for name in ("two-whole", "two-stopped"))
+    trained_together(whole, tmp_path / "whole", 2)
+    trained_together(job, tmp_path / "stopped", 2, {1: 5})
+    for rank in range(2):
+        assert "after 5 of" in (tmp_path / "stopped" / f"{rank}.stopped").read_text()
+    trained_together(job, tmp_path / "resumed", 2)
+    resumed, undisturbed = finish(job), finish(whole)
+    assert read_history(resumed) == read_history(undisturbed)
+    model = "model/model.safetensors"
+    assert resumed.local(model).read_bytes() == undisturbed.local(model).read_bytes()
 
 
 def test_the_model_is_that_of_the_best_epoch(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:

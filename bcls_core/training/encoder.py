@@ -1,0 +1,176 @@
+"""How a step's rows go through the student and gradients come back: at once, or a piece at a time.
+
+A contrastive loss needs the encodings of the whole batch, not the activations behind them. *Gradient caching* (Gao et
+al. 2021) uses that: encodings are computed piece by piece, without keeping activations; the loss gives a gradient of
+each encoding; then each piece is encoded again, and its encodings' gradients go through it. The gradients of the
+weights are the batch's, up to rounding; memory holds the activations of one piece; each row is encoded twice. Random
+numbers (dropout) of both times are the same. A batch norm sees a piece at a time, as small batches would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bcls_core.errors import ConfigError
+from bcls_core.students import Student
+from bcls_core.training.batches import Batch, Inputs
+from bcls_core.workers import Workers
+
+Encodings = tuple[Tensor, Tensor]
+
+
+class StepEncoder:
+    """Encodes the rows of one worker's steps.
+
+    Args:
+        student: on its device; its parameters that ask for gradients now are those that get them.
+        piece: most rows of a side that are encoded at once; all of them if None.
+        bf16: whether the towers compute in bfloat16 where that is safe (autocast); encodings are float32 in any case.
+        compiled: whether `torch.compile` makes code for the towers.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        workers: Workers,
+        *,
+        piece: int | None = None,
+        bf16: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self._student, self._workers, self._piece, self._bf16 = student, workers, piece, bf16
+        self._plain = _BothTowers(student)
+        if compiled:
+            self._plain.compile(dynamic=True)
+        self._model: nn.Module = DistributedDataParallel(self._plain) if workers.size > 1 else self._plain
+
+    def encode(self, batch: Batch, seed: Sequence[int]) -> EncodedStep:
+        """This worker's encodings of a step.
+
+        Args:
+            seed: of the step's random numbers; non-negative.
+        """
+        # Of the largest part, so that all workers make as many pieces.
+        pieces = 1 if self._piece is None else -(-max(batch.sizes) // self._piece)
+        cut = [_Piece(images, captions, (*seed, place)) for place, (images, captions) in enumerate(_cut(batch, pieces))]
+        if pieces == 1:
+            return EncodedStep(*self._forward(self._model, cut[0]), self)
+        with torch.no_grad(), _buffers_kept(self._student):
+            parts = [self._forward(self._plain, piece) for piece in cut]
+        images, captions = (torch.cat(side).requires_grad_() for side in zip(*parts, strict=True))
+        return EncodedStep(images, captions, self, cut)
+
+    def propagate(self, pieces: Sequence[_Piece], gradients: Encodings) -> None:
+        """Encodes pieces again and sends the gradients of their encodings through the student."""
+        begin = 0
+        for piece in pieces:
+            # Workers exchange gradients once a step, with the last piece.
+            with contextlib.nullcontext() if piece is pieces[-1] else self._no_exchange():
+                images, captions = self._forward(self._model, piece)
+                part = slice(begin, begin + len(images))
+                torch.autograd.backward((images, captions), tuple(gradient[part] for gradient in gradients))
+            begin = part.stop
+
+    def _no_exchange(self) -> contextlib.AbstractContextManager[None]:
+        return self._model.no_sync() if isinstance(self._model, DistributedDataParallel) else contextlib.nullcontext()
+
+    def _forward(self, model: nn.Module, piece: _Piece) -> Encodings:
+        torch.manual_seed(piece.seed)
+        device = next(iter(piece.images.values())).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+            images, captions = model(piece.images, piece.captions)
+        return images.float(), captions.float()
+
+
+@dataclass(frozen=True)
+class EncodedStep:
+    """Encodings that a loss can be computed of.
+
+    Attributes:
+        images, captions: (rows, dim) float32, of this worker's rows.
+    """
+
+    images: Tensor
+    captions: Tensor
+    _encoder: StepEncoder
+    _pieces: Sequence[_Piece] = ()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the loss's gradients to those of the student, and of whatever else the loss was made of."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._pieces:
+            gradients = tuple(
+                torch.zeros_like(side) if side.grad is None else side.grad for side in (self.images, self.captions)
+            )
+            self._encoder.propagate(self._pieces, (gradients[0], gradients[1]))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    images: Inputs
+    captions: Inputs
+    _seed: Sequence[int] = field(repr=False)
+
+    @property
+    def seed(self) -> int:
+        return int(np.random.SeedSequence(list(self._seed)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _BothTowers(nn.Module):
+    """One forward for both sides, as data parallelism wants it."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Inputs, captions: Inputs) -> Encodings:
+        return self.student.encode_images(images), self.student.encode_captions(captions)
+
+
+def _cut(batch: Batch, pieces: int) -> Iterator[tuple[Inputs, Inputs]]:
+    """Parts of the rows, one after the other, that differ by at most one row."""
+    rows = len(next(iter(batch.images.values())))
+    for place in range(pieces):
+        part = slice(rows * place // pieces, rows * (place + 1) // pieces)
+        yield _rows(batch.images, part), _rows(batch.captions, part)
+
+
+def _rows(inputs: Mapping[str, Tensor], part: slice) -> Inputs:
+    return {name: tensor[part] for name, tensor in inputs.items()}
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """What is encoded twice counts once in running statistics."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
+def keep_few_activations(student: nn.Module) -> None:
+    """Has the towers compute activations again when gradients go through them, instead of keeping them all.
+
+    Raises:
+        ConfigError: no part of the student can do that.
+    """
+    able: list[Any] = [one for one in student.modules() if getattr(one, "supports_gradient_checkpointing", False)]
+    for module in able:
+        # transformers is giving it a new name.
+        enable = getattr(module, "activation_checkpointing_enable", None) or module.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    if not able:
+        raise ConfigError(
+            "runtime.activation_checkpointing: no tower of this student supports it. Leave it off; "
+            "train.mini_batch_size bounds the memory of activations for every student."
+        )
