@@ -18,6 +18,7 @@ class Nodes:
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self._nodes = [self._cluster.add_node(num_cpus=2) for _ in range(2)]
         self.address: str = self._cluster.address
+        self.head = int(self._cluster.head_node.all_processes["raylet"][0].process.pid)
 
     def raylets(self) -> list[int]:
         return [int(node.all_processes["raylet"][0].process.pid) for node in self._nodes]
@@ -33,8 +34,13 @@ class Nodes:
 
 
 def busy(home: int) -> list[int]:
-    """Ray's worker processes below a process that are at a piece: Ray titles them by what they do."""
-    return [pid for pid in _below(home) if _read(pid, "cmdline").startswith("ray::Map")]
+    """Ray's worker processes below a process that are at a piece."""
+    return titled(home, "ray::Map")
+
+
+def titled(home: int, *beginnings: str) -> list[int]:
+    """Processes below a process whose title begins so: Ray titles its own by what they do."""
+    return [pid for pid in _below(home) if _read(pid, "cmdline").startswith(beginnings)]
 
 
 def freeze(pid: int) -> list[int]:
