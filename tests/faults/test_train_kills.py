@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.train_kills import VICTIMS, campaign, plan
+from bcls_core.store import Store
+from tests.faults.counted_student import counted
+from tests.faults.train_kills import (
+    INTERVAL,
+    LONGEST,
+    VICTIMS,
+    Driver,
+    Run,
+    campaign,
+    claims_of,
+    count_anew,
+    make_calm,
+    plan,
+)
 
 
 @pytest.mark.slow
@@ -17,6 +33,28 @@ def test_two_kills_change_nothing(tmp_path: Path) -> None:
     assert [kill for kill in record["kills"] if "missed" in kill] == []
     assert record["failed"] == []
     assert record["steps_begun"] >= record["steps"]
+
+
+@pytest.mark.slow
+def test_sigterm_costs_no_step(tmp_path: Path) -> None:
+    """The step at work is finished, a checkpoint written and the lock given back; the same command goes on from it."""
+    calm = make_calm(tmp_path)
+    root = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "source", root)
+    count_anew(tmp_path)
+    driver = Driver(root, None)
+    while max(counted(tmp_path / "steps").values(), default=0) < INTERVAL + 2:
+        assert driver.process.poll() is None
+        time.sleep(0.01)
+    driver.process.send_signal(signal.SIGTERM)
+    assert driver.process.wait(LONGEST) == 143
+    begun = counted(tmp_path / "steps")
+    assert len(set(begun.values())) == 1, "all workers stopped after the same step"
+    assert INTERVAL + 2 <= begun[0] < calm.steps
+    assert Store(root).list("training") == []
+    Driver(root, None).finish()
+    assert [name for name, holds in claims_of(Run(), calm, root).items() if not holds] == []
+    assert set(counted(tmp_path / "steps").values()) == {calm.steps}
 
 
 def test_the_plan_spreads_kills_over_kinds() -> None:

@@ -110,7 +110,7 @@ def make_calm(home: Path) -> Calm:
         environment = os.environ | QUIET | {"PYTHONPATH": str(REPOSITORY)}
         subprocess.run([*command(flow, root), "--local"], check=True, env=environment, stdout=subprocess.DEVNULL)
     shutil.copytree(root, home / "source")
-    _count_anew(home)
+    count_anew(home)
     Driver(root, None).finish()
     steps = counted(home / "steps")
     if len(steps) != WORKERS or len(set(steps.values())) != 1:
@@ -121,7 +121,7 @@ def make_calm(home: Path) -> Calm:
 def run_with_kills(calm: Calm, kills: list[Kill], root: Path, nodes: Nodes | None, choice: random.Random) -> Run:
     """Trains on a copy of corpus and labels under these kills."""
     shutil.copytree(calm.home / "source", root)
-    _count_anew(calm.home)
+    count_anew(calm.home)
     address = nodes.address if nodes else None
     driver, run = Driver(root, address), Run()
     try:
@@ -240,7 +240,8 @@ def command(flow: str, root: Path) -> list[str]:
     return [sys.executable, "-m", "flows.cli", flow, "-c", "demo", "--root", str(root), *overrides]
 
 
-def _count_anew(home: Path) -> None:
+def count_anew(home: Path) -> None:
+    """Forgets the steps that were counted."""
     shutil.rmtree(home / "steps", ignore_errors=True)
     (home / "steps").mkdir()
 
