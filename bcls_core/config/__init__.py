@@ -24,10 +24,11 @@ from bcls_core.config.student import (
     StudentSettings,
     TwoTowerStudent,
 )
-from bcls_core.config.train import BatchSettings, RandomBatches, RelatedBatches, TrainSettings
+from bcls_core.config.train import AugmentSettings, BatchSettings, RandomBatches, RelatedBatches, TrainSettings
 
 __all__ = [
     "RUNTIME",
+    "AugmentSettings",
     "BatchSettings",
     "CiderDMeasureSettings",
     "CiderMeasureSettings",

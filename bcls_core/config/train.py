@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from bcls_core.config.base import Section
 from bcls_core.config.label import MeasureName
 from bcls_core.config.objective import ObjectiveTerm
-from bcls_core.config.student import StudentSettings
+from bcls_core.config.student import GivenImageFeatures, PretrainedTower, StudentSettings, TwoTowerStudent
 
 
 class RandomBatches(Section):
@@ -30,6 +30,13 @@ class RelatedBatches(Section):
 BatchSettings = Annotated[RandomBatches | RelatedBatches, Field(discriminator="kind")]
 
 
+class AugmentSettings(Section):
+    """Pictures are varied while training; captions stay as they are, so a mirror image may belie "left" and "right"."""
+
+    crop: float = Field(default=1.0, gt=0.0, le=1.0, description="smallest share of a picture that a random crop keeps")
+    flip: bool = Field(default=False, description="show every other picture as its mirror image")
+
+
 class TrainSettings(Section):
     student: StudentSettings
     objective: list[ObjectiveTerm] = Field(min_length=1)
@@ -38,6 +45,7 @@ class TrainSettings(Section):
     mini_batch_size: int | None = Field(
         default=None, ge=2, description="captions a worker encodes at once (gradient caching); its whole part if unset"
     )
+    augment: AugmentSettings = AugmentSettings()
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: towers under autocast")
     epochs: PositiveInt = 10
     patience: PositiveInt | None = Field(
@@ -60,4 +68,17 @@ class TrainSettings(Section):
     average: float | None = Field(
         default=None, gt=0.0, lt=1.0, description="decay of a moving average of the weights, which is the model then"
     )
+
+    @model_validator(mode="after")
+    def _pictures_to_vary(self) -> TrainSettings:
+        image = self.student.image if isinstance(self.student, TwoTowerStudent) else None
+        frozen = isinstance(image, PretrainedTower) and not image.trained
+        if self.augment != AugmentSettings() and (frozen or isinstance(image, GivenImageFeatures)):
+            raise ValueError(
+                "augment varies pictures, and this training reads none: its image side is "
+                f"{'a frozen tower, whose features are computed once' if frozen else 'features'}. Leave it out, or "
+                "train an image tower"
+            )
+        return self
+
     seed: NonNegativeInt = 0

@@ -23,6 +23,8 @@ IMAGE_FOLDER = "image_processor"
 TOKENIZER_FOLDER = "tokenizer"
 
 RawImage = bytes | Image.Image
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises of bytes that are no picture."""
 
 
 def decode(image: RawImage) -> Image.Image:
@@ -39,7 +41,7 @@ def _decode_all(images: Sequence[RawImage]) -> list[Image.Image]:
     for index, image in enumerate(images):
         try:
             decoded.append(decode(image))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise CorpusError(
                 f"image {index} of {len(images)}: cannot be decoded: {error}\n  Check the file."
             ) from error

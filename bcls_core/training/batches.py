@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcls_core.data.rows import CorpusRows
+from bcls_core.errors import CorpusError
 from bcls_core.similarity import LabelSetRelevance
 from bcls_core.students import Preprocessor
+from bcls_core.students.preprocess import UNREADABLE, decode
+from bcls_core.training.augment import Augmentation
 from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.plan import BatchPlan
 
@@ -72,8 +75,14 @@ class BatchSource:
         preprocessor: Preprocessor,
         relevances: Mapping[str, LabelSetRelevance],
         frozen: FrozenFeatures,
+        augment: Augmentation | None = None,
     ) -> None:
+        """
+        Args:
+            augment: how the pictures of batches are varied; those of `images` never are.
+        """
         self.rows = rows
+        self._augment = augment
         self._preprocessor = preprocessor
         self._relevances = relevances
         self._frozen = frozen
@@ -83,19 +92,52 @@ class BatchSource:
         slices = [plan.slice(step, other, size) for other in range(size)]
         image_rows, caption_rows = slices[rank]
         return Batch(
-            images=self.images(image_rows),
+            images=self._training_images(plan.epoch, image_rows, caption_rows),
             captions=self.captions(caption_rows),
             relevances=self._relevances_of(plan.step(step), slices[rank], alone=size == 1),
             sizes=[len(images) for images, _ in slices],
         )
 
     def images(self, image_rows: Rows) -> Inputs:
-        """Inputs of the image side: features of the corpus, or of a frozen tower, or pixels."""
+        """Inputs of the image side: features of the corpus, or of a frozen tower, or pixels.
+
+        Raises:
+            CorpusError: a picture cannot be decoded; names its image.
+        """
         if not self.rows.has_images:
             return {"features": torch.from_numpy(self.rows.features(image_rows).astype(np.float32))}
         if self._frozen.images is not None:
             return {"features": self._frozen.images.take(image_rows)}
-        return self._preprocessor.prepare_images(self.rows.images(image_rows))
+        return self._prepared(image_rows, self.rows.images(image_rows))
+
+    def _training_images(self, epoch: int, image_rows: Rows, caption_rows: Rows) -> Inputs:
+        if self._augment is None:
+            return self.images(image_rows)
+        raw = self.rows.images(image_rows)
+        pictures = []
+        for row, image, caption in zip(image_rows, raw, self.rows.caption_ids[caption_rows].tolist(), strict=True):
+            try:
+                pictures.append(self._augment(image, epoch, caption))
+            except UNREADABLE as error:
+                raise self._unreadable(row, error) from error
+        return self._preprocessor.prepare_images(pictures)
+
+    def _prepared(self, image_rows: Rows, raw: list[bytes]) -> Inputs:
+        try:
+            return self._preprocessor.prepare_images(raw)
+        except CorpusError:
+            for row, image in zip(image_rows, raw, strict=True):
+                try:
+                    decode(image)
+                except UNREADABLE as error:
+                    raise self._unreadable(row, error) from error
+            raise
+
+    def _unreadable(self, row: int, error: Exception) -> CorpusError:
+        return CorpusError(
+            f"{self.rows.corpus.url}: image {self.rows.image_ids[row]!r} of split {self.rows.split} cannot be decoded: "
+            f"{error}\n  It could be when it was ingested: run `bcls artifacts verify corpus`, and ingest again."
+        )
 
     def captions(self, caption_rows: Rows) -> Inputs:
         """Inputs of the caption side: a frozen tower's stored features, or tokens."""

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bcls_core.config import RelatedBatches, Split, TrainSettings
+from bcls_core.config import AugmentSettings, RelatedBatches, Split, TrainSettings
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, StoppedError, StoreError
 from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
 from bcls_core.store import Artifact, Draft
 from bcls_core.students import save_student
+from bcls_core.training.augment import Augmentation
 from bcls_core.training.averaging import MovingAverage
 from bcls_core.training.batches import Batch, BatchSource
 from bcls_core.training.checkpoint import Checkpoints, TrainingState
@@ -298,7 +299,12 @@ class Trainer:
     def _source(self, job: TrainingJob, split: Split, measures: frozenset[str]) -> BatchSource:
         rows = CorpusRows(job.corpus, split)
         relevances = {name: LabelSetRelevance(job.labels, name, split) for name in sorted(measures)}
-        return BatchSource(rows, self._student.preprocessor, relevances, load_frozen(self._draft, self._student, rows))
+        settings = job.settings
+        augment = Augmentation(settings.augment, settings.seed) if settings.augment != AugmentSettings() else None
+        frozen = load_frozen(self._draft, self._student, rows)
+        if augment is not None and (frozen.images is not None or not rows.has_images):
+            raise ConfigError("train.augment: this student's image side starts at features. Leave it out.")
+        return BatchSource(rows, self._student.preprocessor, relevances, frozen, augment if split == "train" else None)
 
     @property
     def _total_steps(self) -> int:

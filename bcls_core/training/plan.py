@@ -32,6 +32,7 @@ class BatchPlan:
         offsets: (steps + 1,) where each step begins.
         left_out: captions of the corpus that this epoch does not hold (see `batch_plan`).
         grouped: captions that stand among related ones on purpose (see `related_plan`).
+        epoch: which one it is.
     """
 
     image_rows: Rows
@@ -39,6 +40,7 @@ class BatchPlan:
     offsets: Rows
     left_out: int
     grouped: int = 0
+    epoch: int = 0
 
     @property
     def steps(self) -> int:
@@ -110,7 +112,11 @@ def batch_plan(caption_image: npt.NDArray[np.integer[Any]], batch_size: int, *, 
     sizes = np.bincount(step_of_slot, minlength=steps)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     return BatchPlan(
-        image_rows[by_step], caption_rows[by_step], offsets, left_out=len(caption_image) - len(caption_rows)
+        image_rows[by_step],
+        caption_rows[by_step],
+        offsets,
+        left_out=len(caption_image) - len(caption_rows),
+        epoch=epoch,
     )
 
 

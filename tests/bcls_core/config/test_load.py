@@ -48,6 +48,9 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
         ("train.objective=[{loss: kendall, relevance: cider, gap: p100}]", "a percentile from p0 to p99"),
         ("train.objective=[{loss: triplet, tau: .inf}]", "train.objective[0].tau"),
         ("train.objective=[{loss: ladder, relevance: cider, thresholds: [.nan]}]", "thresholds[0]"),
+        ("train.mini_batch_size=1", "train.mini_batch_size: Input should be greater than or equal to 2; found 1"),
+        ("train.layer_decay=0", "train.layer_decay"),
+        ("train.average=1", "train.average"),
         ("surprise.key=1", "surprise: unknown key"),
         ("name=Not A Name", "name: String should match pattern"),
         ("train", "found no SECTION.KEY=VALUE"),
@@ -58,6 +61,21 @@ def test_a_wrong_setting_is_named(override: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         recipe_with(override)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("{model: google/vit-base-patch16-224}", "a frozen tower, whose features are computed once"),
+        ("{features: 1280}", "its image side is features"),
+    ],
+)
+def test_pictures_that_are_not_read_cannot_be_varied(image: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=r"augment varies pictures") as caught:
+        recipe_with(f"train.student.image={image}", "train.augment={crop: 0.5}")
+    assert said in str(caught.value)
+    assert recipe_with("train.augment={crop: 0.5}").train.augment.crop == 0.5
+    assert recipe_with("train.student.image={model: m, trained: true}", "train.augment={flip: true}").train.augment.flip
 
 
 def test_all_wrong_settings_are_named_at_once() -> None:

@@ -14,7 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from bcls_core.errors import BclsError, StoppedError
+from bcls_core.config import AugmentSettings
+from bcls_core.data.rows import CorpusRows
+from bcls_core.errors import BclsError, CorpusError, StoppedError
 from bcls_core.store import Artifact
 from bcls_core.students import load_student
 from bcls_core.training.checkpoint import finished_epochs
@@ -149,6 +151,39 @@ def test_the_average_of_the_weights_is_what_is_validated_and_published(ground: A
     val = Trainer(ground.begin("averaged-again"), Workers())._val_source
     found = validate(load_student(averaged.local("model")), val, Workers(), torch.device("cpu"))
     assert found["rsum"] == read_history(averaged).best["val/rsum"]
+
+
+def test_pictures_are_varied_alike_after_a_stop(ground: Any, undisturbed: Artifact) -> None:
+    augment = AugmentSettings(crop=0.5, flip=True)
+    whole, job = (ground.begin(f"augmented-{name}", epochs=2, augment=augment) for name in ("whole", "stopped"))
+    train(whole, Workers(), ignore)
+    steps = iter([False] * 4 + [True])
+    with pytest.raises(StoppedError):
+        train(job, Workers(), ignore, lambda: next(steps))
+    train(job, Workers(), ignore)
+    history = read_history(finish(whole))
+    assert history == read_history(finish(job))
+    assert history.epochs[0] == read_history(undisturbed).epochs[0], "validation shows pictures as they are"
+    assert history.epochs[1]["train/loss"] != read_history(undisturbed).epochs[1]["train/loss"]
+
+
+@pytest.mark.parametrize("augment", [AugmentSettings(), AugmentSettings(flip=True)], ids=["as it is", "varied"])
+def test_a_picture_that_can_no_longer_be_read_is_named(
+    ground: Any, monkeypatch: pytest.MonkeyPatch, augment: AugmentSettings
+) -> None:
+    job = ground.begin("unreadable", epochs=1, augment=augment)
+    trainer, read = Trainer(job, Workers()), CorpusRows.images
+    damaged = 17
+
+    def cut_off(rows: CorpusRows, numbers: Any) -> list[bytes]:
+        found = read(rows, numbers)
+        train_split = rows.split == "train"
+        return [x[: len(x) // 2] if train_split and n == damaged else x for n, x in zip(numbers, found, strict=True)]
+
+    monkeypatch.setattr(CorpusRows, "images", cut_off)
+    name = CorpusRows(ground.corpus, "train").image_ids[damaged]
+    with pytest.raises(CorpusError, match=rf"image '{name}' of split train cannot be decoded.*\n.*artifacts verify"):
+        trainer.run(ignore)
 
 
 def test_it_ends_when_epochs_bring_nothing_more(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
