@@ -300,6 +300,22 @@ def search(
     _show(flow.run(context, query, model=model, corpus=corpus, html=html), as_json)
 
 
+@app.command()
+def doctor(
+    processes: Annotated[
+        bool, typer.Option(help="Compare what two processes compute with what one does (half a minute).")
+    ] = True,
+    root: RootOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What this machine has for training and labelling, what is wrong, and what could not be told."""
+    context = _context("doctor", load_runtime(), root, local=local)
+    from flows import doctor as flow
+
+    _show(flow.run(context, processes=processes), as_json)
+
+
 @artifacts_app.command("list")
 def artifacts_list(
     kind: Annotated[str | None, typer.Argument(help="corpus, labels or training.")] = None,

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from bcls_core.config import load_recipe
 from bcls_core.config.objective import ObjectiveTerm
+from flows import recipes
 from flows.result import with_interval
 from tests.benchmarks import record
 
@@ -67,6 +69,21 @@ def test_the_objective_shown_is_one() -> None:
     (shown,) = re.findall(r"^```yaml\n(train:\n  objective:.*?)^```$", README, re.MULTILINE | re.DOTALL)
     terms = TypeAdapter(list[ObjectiveTerm]).validate_python(yaml.safe_load(shown)["train"]["objective"])
     assert [term.loss for term in terms] == ["info-nce", "kendall"]
+
+
+def test_the_training_settings_shown_are_settings() -> None:
+    page = (REPOSITORY / "bcls_core" / "training" / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    given = yaml.safe_load(shown)
+    recipe = load_recipe(recipes.find("demo"))
+    for section in ("train", "runtime"):
+        settings = getattr(recipe, section)
+        changed = type(settings).model_validate(settings.model_dump() | given[section])
+        defaults = type(settings).model_fields
+        for name in given[section]:
+            assert getattr(changed, name) != defaults[name].default, f"{section}.{name} is shown as it is anyway"
+    with pytest.raises(ValidationError):
+        type(recipe.train).model_validate(recipe.train.model_dump() | {"no_such_setting": 1})
 
 
 def test_every_link_to_a_file_leads_to_one() -> None:
