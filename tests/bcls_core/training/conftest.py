@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bcls_core.config import TrainSettings, load_recipe
+from bcls_core.config import LabelSettings, TrainSettings, load_recipe
 from bcls_core.data.ingest import determinants_of, plan_ingest
 from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard
 from bcls_core.similarity.neighbour_labels import SearchPanel
@@ -40,7 +40,7 @@ class TrainingGround:
         self.store = Store(root)
         self.recipe = load_recipe(recipes.find("demo"), SETTINGS)
         self.corpus = self._ingest()
-        self.labels = self._label()
+        self.labels = label(self.store, self.corpus, self.recipe.label.model_copy(update={"neighbours": 8}))
 
     def begin(self, version: str, **changes: Any) -> TrainingJob:
         """A training with its initial student built; the recipe's settings but for `changes`."""
@@ -57,20 +57,21 @@ class TrainingGround:
         statistics = plan.finish([worker(piece) for piece in plan.pieces], {})
         return draft.commit(fingerprint=determined, schema="corpus/1", statistics=statistics)
 
-    def _label(self) -> Artifact:
-        draft = self.store.draft("labels", "small")
-        places = (str(self.store.url), self.corpus.version, draft.version)
-        settings = self.recipe.label.model_copy(update={"neighbours": 8})
-        measure = settings.measures["cider"]
-        shards = range(len(self.corpus.parts("captions")))
-        FitFrequencies(*places)({"piece": "fit"})
-        represent, search = RepresentShard(*places, "cider", measure), SearchPanel(*places, "cider", settings)
-        for shard in shards:
-            represent({"piece": str(shard), "shard": shard})
-        for shard in shards:
-            search({"piece": str(shard), "shards": [shard]})
-        EstimateGaps(*places, {"cider": measure}, 2000, 0)({"piece": "gaps"})
-        return draft.commit(fingerprint={"stage": "label"}, schema="labels/1")
+
+def label(store: Store, corpus: Artifact, settings: LabelSettings) -> Artifact:
+    """Labels of a corpus by the measure `cider` of the settings."""
+    draft = store.draft("labels", "small")
+    places = (str(store.url), corpus.version, draft.version)
+    measure = settings.measures["cider"]
+    shards = range(len(corpus.parts("captions")))
+    FitFrequencies(*places)({"piece": "fit"})
+    represent, search = RepresentShard(*places, "cider", measure), SearchPanel(*places, "cider", settings)
+    for shard in shards:
+        represent({"piece": str(shard), "shard": shard})
+    for shard in shards:
+        search({"piece": str(shard), "shards": [shard]})
+    EstimateGaps(*places, {"cider": measure}, 2000, 0)({"piece": "gaps"})
+    return draft.commit(fingerprint={"stage": "label"}, schema="labels/1")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,20 @@ class Words:
         captions: of each image id, in the order of their ids.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, counts: Mapping[str, int] = COUNTS, captions: Callable[[int], int] | None = None
+    ) -> None:
+        """
+        Args:
+            counts: images of each split.
+            captions: how many the image of that number has; 1 to 5 if None.
+        """
         generator = np.random.default_rng(0)
-        names = [f"{split}-{number:02d}.jpg" for split, count in COUNTS.items() for number in range(count)]
-        self.captions = {name: [f"{name} caption {k}" for k in range(generator.integers(1, 6))] for name in names}
+        names = [f"{split}-{number:02d}.jpg" for split, count in counts.items() for number in range(count)]
+        numbers = [int(generator.integers(1, 6)) if captions is None else captions(n) for n in range(len(names))]
+        self.captions = {
+            name: [f"{name} caption {k}" for k in range(number)] for name, number in zip(names, numbers, strict=True)
+        }
         self.features = {name: generator.normal(size=DIM).astype(np.float32) for name in names}
         shuffled = generator.permutation(names)
         matrix = np.stack([self.features[name] for name in shuffled])
