@@ -84,8 +84,8 @@ def _fit_once(context: Context, training: TrainingJob, job: Job, stop_file: str)
     from flows.cluster_session import require_resources
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
-    workers, each = context.runtime.workers, _resources(training)
-    require_resources(workers, cpus=each["CPU"], gpus=int(each.get("GPU", 0)))
+    workers, least, each = context.runtime.workers, context.runtime.least_workers, _resources(training)
+    require_resources(least or workers, cpus=each["CPU"], gpus=int(each.get("GPU", 0)))
     # A run's name is never used twice: Ray would take a finished run of that name for this one. What survives an
     # attempt is the checkpoint in the draft, the same for every backend.
     name = f"{training.draft.version}-{os.getpid()}-{os.urandom(4).hex()}"
@@ -98,7 +98,11 @@ def _fit_once(context: Context, training: TrainingJob, job: Job, stop_file: str)
             "run_id": job.run_id,
             "stop_file": stop_file,
         },
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu="GPU" in each, resources_per_worker=each),
+        scaling_config=ScalingConfig(
+            num_workers=workers if least is None else (least, workers),
+            use_gpu="GPU" in each,
+            resources_per_worker=each,
+        ),
         torch_config=TorchConfig(backend="nccl" if "GPU" in each else "gloo"),
         run_config=RunConfig(
             name=name,

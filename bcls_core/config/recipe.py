@@ -55,6 +55,9 @@ class RuntimeSettings(Section):
     root: str = Field(default="./bcls-data", description="folder or fsspec URL of all artefacts")
     backend: Literal["ray", "local"] = "ray"
     workers: PositiveInt = 2
+    least_workers: PositiveInt | None = Field(
+        default=None, description="training workers that will do while nodes are away; all of them if unset"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     shard_images: PositiveInt = 512
     panel_captions: PositiveInt = Field(
@@ -70,6 +73,12 @@ class RuntimeSettings(Section):
     mlflow_uri: str | None = Field(default=None, description="tracking server; <root>/mlflow.db if unset")
     mlflow_username: str | None = None
     mlflow_password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _least_is_not_most(self) -> RuntimeSettings:
+        if self.least_workers is not None and self.least_workers > self.workers:
+            raise ValueError(f"least_workers={self.least_workers} are more than workers={self.workers}")
+        return self
 
     @field_validator("mlflow_uri")
     @classmethod

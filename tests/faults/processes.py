@@ -12,11 +12,16 @@ from pathlib import Path
 class Nodes:
     """A Ray cluster on this machine: a head that computes nothing, and two nodes that do."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpus: int = 2) -> None:
+        """
+        Args:
+            cpus: of each of the two.
+        """
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._nodes = [self._cluster.add_node(num_cpus=2) for _ in range(2)]
+        self._cpus = cpus
+        self._nodes = [self._cluster.add_node(num_cpus=cpus) for _ in range(2)]
         self.address: str = self._cluster.address
         self.head = int(self._cluster.head_node.all_processes["raylet"][0].process.pid)
 
@@ -25,9 +30,12 @@ class Nodes:
 
     def replace(self, raylet: int) -> None:
         """A fresh node for the dead one."""
-        dead = self._nodes.pop(self.raylets().index(raylet))
-        self._cluster.remove_node(dead, allow_graceful=False)
-        self._nodes.append(self._cluster.add_node(num_cpus=2))
+        self.bury(raylet)
+        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus))
+
+    def bury(self, raylet: int) -> None:
+        """A dead node is missed by nobody."""
+        self._cluster.remove_node(self._nodes.pop(self.raylets().index(raylet)), allow_graceful=False)
 
     def close(self) -> None:
         self._cluster.shutdown()

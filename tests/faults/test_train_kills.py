@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from bcls_core.store import Store
+from bcls_core.training.history import read_history
 from tests.faults.counted_student import counted
+from tests.faults.processes import Nodes, freeze, send, titled
 from tests.faults.train_kills import (
+    EPOCHS,
     INTERVAL,
     LONGEST,
+    REPOSITORY,
+    TITLES,
     VICTIMS,
     Driver,
     Run,
@@ -21,6 +26,7 @@ from tests.faults.train_kills import (
     claims_of,
     count_anew,
     make_calm,
+    make_source,
     plan,
 )
 
@@ -55,6 +61,31 @@ def test_sigterm_costs_no_step(tmp_path: Path) -> None:
     Driver(root, None).finish()
     assert [name for name, holds in claims_of(Run(), calm, root).items() if not holds] == []
     assert set(counted(tmp_path / "steps").values()) == {calm.steps}
+
+
+@pytest.mark.slow
+def test_with_fewer_workers_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four workers on two nodes of one processor each; a node dies and nothing takes its place."""
+    root = make_source(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    nodes = Nodes(cpus=1)
+    try:
+        driver = Driver(root, nodes.address, "runtime.workers=4", "runtime.least_workers=2")
+        while len(counted(tmp_path / "steps")) < 4 or min(counted(tmp_path / "steps").values()) < INTERVAL + 1:
+            assert driver.process.poll() is None
+            time.sleep(0.01)
+        victim = next(home for home in nodes.raylets() if titled(home, TITLES["worker"]))
+        before = counted(tmp_path / "steps")
+        send(freeze(victim), signal.SIGKILL)
+        nodes.bury(victim)
+        driver.finish()
+    finally:
+        nodes.close()
+    history = read_history(Store(root).current("training"))
+    assert len(history.epochs) == 1 + EPOCHS
+    steps, total = counted(tmp_path / "steps"), EPOCHS * 64 * 5 // 16
+    assert total <= steps[0] <= total + INTERVAL + 1
+    assert steps[3] <= before[3] + 1, "the fourth worker was not there any more"
 
 
 def test_the_plan_spreads_kills_over_kinds() -> None:

@@ -76,7 +76,7 @@ class Run:
 class Driver:
     """`bcls train` as a process, with all that it starts."""
 
-    def __init__(self, root: Path, address: str | None) -> None:
+    def __init__(self, root: Path, address: str | None, *settings: str) -> None:
         environment = os.environ | QUIET | {"PYTHONPATH": str(REPOSITORY)}
         environment.pop("RAY_ADDRESS", None)
         if address is not None:
@@ -84,7 +84,7 @@ class Driver:
         self._log = root.with_suffix(".log")
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
-                command("train", root), env=environment, cwd=root.parent, stdout=log, stderr=log
+                command("train", root, *settings), env=environment, cwd=root.parent, stdout=log, stderr=log
             )
 
     def finish(self) -> None:
@@ -102,15 +102,21 @@ def plan(kills: int, seed: int) -> list[list[Kill]]:
     return [sorted(drawn[at : at + 2], key=lambda kill: kill.share) for at in range(0, len(drawn), 2)]
 
 
-def make_calm(home: Path) -> Calm:
-    """Corpus, labels, and the training without a kill."""
+def make_source(home: Path) -> Path:
+    """Corpus and labels."""
     os.environ[FOLDER] = str(home / "steps")
-    root = home / "calm"
+    count_anew(home)
+    root = home / "source"
     for flow in ("ingest", "label"):
         environment = os.environ | QUIET | {"PYTHONPATH": str(REPOSITORY)}
         subprocess.run([*command(flow, root), "--local"], check=True, env=environment, stdout=subprocess.DEVNULL)
-    shutil.copytree(root, home / "source")
-    count_anew(home)
+    return root
+
+
+def make_calm(home: Path) -> Calm:
+    """Corpus, labels, and the training without a kill."""
+    root = home / "calm"
+    shutil.copytree(make_source(home), root)
     Driver(root, None).finish()
     steps = counted(home / "steps")
     if len(steps) != WORKERS or len(set(steps.values())) != 1:
@@ -234,9 +240,9 @@ def main(arguments: list[str]) -> int:
     return 1 if any(run["failed"] for run in runs) else 0
 
 
-def command(flow: str, root: Path) -> list[str]:
+def command(flow: str, root: Path, *settings: str) -> list[str]:
     """A flow's command line, as a user would give it."""
-    overrides = [part for setting in SETTINGS for part in ("--set", setting)]
+    overrides = [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
     return [sys.executable, "-m", "flows.cli", flow, "-c", "demo", "--root", str(root), *overrides]
 
 

@@ -51,6 +51,7 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
         ("train.mini_batch_size=1", "train.mini_batch_size: Input should be greater than or equal to 2; found 1"),
         ("train.layer_decay=0", "train.layer_decay"),
         ("train.average=1", "train.average"),
+        ("runtime.least_workers=3", "runtime: least_workers=3 are more than workers=2"),
         ("surprise.key=1", "surprise: unknown key"),
         ("name=Not A Name", "name: String should match pattern"),
         ("train", "found no SECTION.KEY=VALUE"),
