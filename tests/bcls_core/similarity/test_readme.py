@@ -190,3 +190,12 @@ def test_an_inverted_file_is_as_slow_as_the_page_says() -> None:
         f"{probed['faiss seconds']:.1f} s), looking everywhere {found['search']['exact seconds']:.1f} s",
     ):
         assert said in text, said
+
+
+def test_what_a_change_takes_is_what_was_measured() -> None:
+    found = record.read("incremental")["images gone and new"]
+    text = " ".join(README.split())
+    little, more = found["0.001"], found["0.01"]
+    for part in (little, more):
+        assert f"{part['seconds']['built upon']} s instead of {part['seconds']['all']} s" in text
+    assert f"{more['lists']['repaired']:,} of {more['captions']:,} lists having lost too much" in text
