@@ -75,12 +75,23 @@ class Workers:
         return found
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Does what data parallelism does, for parameters outside of it, such as a loss's temperature."""
-        if self.size > 1:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
-                    parameter.grad /= self.size
+        """Does what data parallelism does, for parameters outside of it, such as a loss's temperature.
+
+        Those that have gradients must be the same on all workers.
+        """
+        if self.size == 1:
+            return
+        of_type: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.grad is not None:
+                of_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+        for gradients in of_type.values():
+            joint = torch.cat([gradient.reshape(-1) for gradient in gradients])  # one exchange instead of many
+            dist.all_reduce(joint)
+            joint /= self.size
+            parts = torch.split(joint, [one.numel() for one in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def share_buffers(self, model: nn.Module) -> None:
         """Gives every worker the first one's buffers (running statistics and the like)."""

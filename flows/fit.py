@@ -68,7 +68,7 @@ def _fit_on_ray(context: Context, training: TrainingJob, job: Job) -> None:
                 raise own_error(error) or _died(error, training, context.runtime.workers) from error
             except Exception as error:
                 own = own_error(error)
-                if own is not None or fits == _FITS:
+                if own is not None or fits == _FITS or noted.is_set():
                     raise own or _not_started(error, context, training) from error
                 log.warning("training is begun again, for its controller failed: %s", error)
                 continue
@@ -166,7 +166,10 @@ def _sigterm_noted(then: Callable[[], None] = lambda: None) -> Iterator[threadin
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
         signal.signal(signal.SIGTERM, before)
         noted.set()
-        then()
+        try:
+            then()
+        except Exception as error:  # a store that is away: the workers are not told, the next SIGTERM ends them
+            log.warning("the workers could not be asked to stop: %s", error)
 
     signal.signal(signal.SIGTERM, note)
     try:

@@ -86,6 +86,26 @@ def test_the_training_settings_shown_are_settings() -> None:
         type(recipe.train).model_validate(recipe.train.model_dump() | {"no_such_setting": 1})
 
 
+def test_what_related_batches_change_is_what_was_measured() -> None:
+    page = " ".join((REPOSITORY / "bcls_core" / "training" / "README.md").read_text(encoding="utf-8").split())
+    found = record.read("related_batches")
+    assert found["seeds"] == [0, 1, 2]
+    shares = [found["labels"][batches]["pairs above p90"] for batches in ("related, half", "random")]
+    assert f"{100 * shares[0]:.1f} % instead of {100 * shares[1]:.1f} % of label pairs" in page
+    changes = {}
+    for objective, splits in found["trained"].items():
+        of_val = splits["val"]["related, half"]
+        for name, digits in (("rsum", 1), ("label/minilm/t2i/kendall", 3)):
+            difference = of_val[name]
+            bounds = difference["low"], difference["high"]
+            changes[objective, name] = with_interval(difference["difference"], bounds, digits)
+    soft, hardest = "soft triplet and Kendall", "hardest triplet"
+    assert f"by {changes[soft, 'rsum']} with the soft triplet and Kendall losses" in page
+    assert f"by {changes[hardest, 'rsum']} with the hardest triplet" in page
+    taus = [changes[objective, "label/minilm/t2i/kendall"] for objective in (soft, hardest)]
+    assert f"tau-b with the labels by {taus[0]} and {taus[1]}" in page
+
+
 def test_every_link_to_a_file_leads_to_one() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (REPOSITORY / target).exists(), target

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from bcls_core.config.base import RUNTIME, Section
 
@@ -99,6 +107,13 @@ class LabelSettings(Section):
                 "add a measure of kind cider or cider-d"
             )
         return self
+
+    @field_validator("frequencies_of")
+    @classmethod
+    def _names_a_version(cls, version: str | None) -> str | None:
+        if version == "current":
+            raise ValueError("current is another label set once this one is made; name a version")
+        return version
 
     @property
     def counts_ngrams(self) -> bool:

@@ -58,7 +58,7 @@ class LocalFilesystem(Filesystem):
         target, source = Path(self.full(path)), Path(self.full(existing))
         temporary = self._temporary(target, staging)
         try:
-            if source.read_bytes() != data:
+            if source.is_symlink() or source.read_bytes() != data:
                 return None
             os.link(source, temporary)
         except OSError:  # gone, on another disk, or with as many names as a file can have

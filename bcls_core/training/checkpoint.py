@@ -98,30 +98,43 @@ class Checkpoints:
         weights: dict[str, Tensor] = self._load(_best(self._attempt, state.best_epoch))["weights"]
         return weights
 
+    def require_newest(self) -> None:
+        """To be called before a result is written that all attempts write to one place.
+
+        Raises:
+            StoreError: another attempt began since; the result is left to it.
+        """
+        newest = max((number for _, number in self._files()), default=0)
+        if newest > self._attempt:
+            raise StoreError(
+                f"{self._url}: attempt {newest} at this training began while attempt {self._attempt} was at work, and "
+                "goes on from its checkpoint. The result is left to it."
+            )
+
     def _claim(self) -> tuple[int, int]:
         """The number of this attempt, and whether there is a checkpoint of it now."""
         attempt = max((number for _, number in self._files()), default=0) + 1
         while not self._scratch.create(f"attempt-{attempt:06d}", b""):
             attempt += 1
-        stood = [number for kind, number in self._files() if kind == "checkpoint" and number < attempt]
-        earlier = max(stood, default=0)
-        if earlier:
-            self._take_over(earlier, attempt)
-        return attempt, int(earlier > 0)
+        for _ in range(_TRIES):
+            stood = [number for kind, number in self._files() if kind == "checkpoint" and number < attempt]
+            if not stood:
+                return attempt, 0
+            try:
+                self._take_over(max(stood), attempt)
+            except FileNotFoundError:  # other attempts are at work still, and replace or remove their files
+                continue
+            return attempt, 1
+        raise StoreError(
+            f"{self._url}: other attempts at this training keep changing its checkpoints. End them, then run again."
+        )
 
     def _take_over(self, earlier: int, attempt: int) -> None:
-        for tries in range(_TRIES):
-            content = self._read(_checkpoint(earlier))
-            best_epoch = TrainingState(**_from_bytes(content)).best_epoch
-            try:
-                best = self._read(_best(earlier, best_epoch))
-            except FileNotFoundError:  # that attempt is at work still, and found a better one
-                if tries == _TRIES - 1:
-                    raise
-                continue
-            self._scratch.write_bytes(_best(attempt, best_epoch), best)
-            self._scratch.write_bytes(_checkpoint(attempt), content)
-            return
+        content = self._read(_checkpoint(earlier))
+        best_epoch = TrainingState(**_from_bytes(content)).best_epoch
+        best = self._read(_best(earlier, best_epoch))
+        self._scratch.write_bytes(_best(attempt, best_epoch), best)
+        self._scratch.write_bytes(_checkpoint(attempt), content)
 
     def _files(self) -> list[tuple[str, int]]:
         found = (_NAME.fullmatch(name) for name in self._scratch.names())

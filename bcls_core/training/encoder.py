@@ -50,7 +50,11 @@ class StepEncoder:
         self._plain = _BothTowers(student)
         if compiled:
             self._plain.compile(dynamic=True)
-        self._model: nn.Module = DistributedDataParallel(self._plain) if workers.size > 1 else self._plain
+        # Data parallelism follows one forward and one backward a step; pieces have many, so there it is done by hand.
+        trained = any(parameter.requires_grad for parameter in student.parameters())
+        self._by_hand = workers.size > 1 and piece is not None
+        shared = workers.size > 1 and piece is None and trained
+        self._model: nn.Module = DistributedDataParallel(self._plain) if shared else self._plain
 
     def encode(self, batch: Batch, seed: Sequence[int]) -> EncodedStep:
         """This worker's encodings of a step.
@@ -61,6 +65,8 @@ class StepEncoder:
         # Of the largest part, so that all workers make as many pieces.
         pieces = 1 if self._piece is None else -(-max(batch.sizes) // self._piece)
         cut = [_Piece(images, captions, (*seed, place)) for place, (images, captions) in enumerate(_cut(batch, pieces))]
+        if self._by_hand:
+            self._workers.share_buffers(self._student)
         if pieces == 1:
             return EncodedStep(*self._forward(self._model, cut[0]), self)
         with torch.no_grad(), _buffers_kept(self._student):
@@ -72,15 +78,17 @@ class StepEncoder:
         """Encodes pieces again and sends the gradients of their encodings through the student."""
         begin = 0
         for piece in pieces:
-            # Workers exchange gradients once a step, with the last piece.
-            with contextlib.nullcontext() if piece is pieces[-1] else self._no_exchange():
-                images, captions = self._forward(self._model, piece)
-                part = slice(begin, begin + len(images))
-                torch.autograd.backward((images, captions), tuple(gradient[part] for gradient in gradients))
+            encoded = self._forward(self._plain, piece)
+            part = slice(begin, begin + len(encoded[0]))
             begin = part.stop
+            sides = [(side, whole[part]) for side, whole in zip(encoded, gradients, strict=True) if side.requires_grad]
+            if sides:  # a tower may be frozen for now
+                torch.autograd.backward([side for side, _ in sides], [gradient for _, gradient in sides])
 
-    def _no_exchange(self) -> contextlib.AbstractContextManager[None]:
-        return self._model.no_sync() if isinstance(self._model, DistributedDataParallel) else contextlib.nullcontext()
+    def exchange(self) -> None:
+        """What data parallelism does after a backward pass, where it is done by hand."""
+        if self._by_hand:
+            self._workers.average_gradients(self._student.parameters())
 
     def _forward(self, model: nn.Module, piece: _Piece) -> Encodings:
         torch.manual_seed(piece.seed)
@@ -111,6 +119,7 @@ class EncodedStep:
                 torch.zeros_like(side) if side.grad is None else side.grad for side in (self.images, self.captions)
             )
             self._encoder.propagate(self._pieces, (gradients[0], gradients[1]))
+        self._encoder.exchange()
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def train(job: TrainingJob, workers: Workers, on_epoch: OnEpoch, stop: Stop = ne
 
     Args:
         on_epoch: called after each epoch on every worker with the epoch (0 is the untrained student) and its metrics.
-        stop: asked on every worker after each step; where one says True, all write a checkpoint and stop.
+        stop: asked on every worker in each step; where one says True, all finish it, write a checkpoint and stop.
     Raises:
         BclsError: the loss is not finite; names epoch and step.
         StoppedError: `stop` said so; the same training goes on from there.
@@ -145,11 +145,9 @@ class Trainer:
         plan = self._plan(epoch)
         batches = Prefetcher(lambda step: self._train_source.batch(plan, begin + step, rank, size), plan.steps - begin)
         sums = {name: value.to(self._device) for name, value in state.sums.items()}
-        rate = 0.0
         started = time.perf_counter()
         for step, batch in enumerate(batches, start=begin):
-            rate = learning_rate((epoch - 1) * self._steps_per_epoch + step, self._total_steps, self._settings)
-            values, stopped = self._step(self._encoder, batch.to(self._device), rate, (epoch, step), stop())
+            values, stopped = self._step(self._encoder, batch.to(self._device), (epoch, step), stop)
             for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self._device)) + value
             done = step + 1
@@ -163,7 +161,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         means = {name: float(total) / plan.steps for name, total in sums.items()}
         means |= {f"train/{name}": value for name, value in self._objective.learned().items()}
-        means |= {"train/learning_rate": rate, "train/left_out": float(plan.left_out)}
+        means |= {"train/learning_rate": self._rate(epoch, plan.steps - 1), "train/left_out": float(plan.left_out)}
         if isinstance(self._settings.batches, RelatedBatches):
             means["train/grouped"] = plan.grouped / plan.used
         speed = {
@@ -173,8 +171,11 @@ class Trainer:
         }
         return means, speed
 
+    def _rate(self, epoch: int, step: int) -> float:
+        return learning_rate((epoch - 1) * self._steps_per_epoch + step, self._total_steps, self._settings)
+
     def _step(
-        self, encoder: StepEncoder, batch: Batch, rate: float, place: tuple[int, int], stop: bool
+        self, encoder: StepEncoder, batch: Batch, place: tuple[int, int], stop: Stop
     ) -> tuple[dict[str, Tensor], bool]:
         """What the step measured, over all workers, and whether one of them wants to stop.
 
@@ -189,15 +190,15 @@ class Trainer:
         # Data parallelism averages where the joint gradient is a sum.
         encoded.backward(share.sum() * self._workers.size)
         self._workers.average_gradients(self._objective.parameters())
-        *joint, stops = self._workers.sum(torch.cat([share, share.new_tensor([float(stop)])]))
+        *joint, stops = self._workers.sum(torch.cat([share, share.new_tensor([float(stop())])]))
         loss = torch.stack(joint).sum()
         norm = nn.utils.clip_grad_norm_(self._student.parameters(), self._settings.clip_norm)
-        if not torch.isfinite(norm):
+        if not (torch.isfinite(norm) and torch.isfinite(loss)):
             raise BclsError(
                 f"training: loss {float(loss):g}, gradient norm {float(norm):g} at epoch {place[0]}, step {place[1]}. "
                 "Lower train.learning_rate, or look for degenerate images or captions in this batch."
             )
-        set_learning_rate(self._optimiser, rate)
+        set_learning_rate(self._optimiser, self._rate(*place))
         self._optimiser.step()
         if self._average is not None:
             self._average.move()
@@ -241,7 +242,7 @@ class Trainer:
         """The state after an epoch, with its checkpoint written."""
         state = self._state(epoch, before)
         state.history = [*state.history, metrics]
-        if metrics["val/rsum"] <= state.best_rsum:
+        if before is not None and not metrics["val/rsum"] > state.best_rsum:
             self._checkpoints.save(state)
             return state
         state.best_epoch, state.best_rsum = epoch, metrics["val/rsum"]
@@ -291,9 +292,11 @@ class Trainer:
 
     def _finish(self, state: TrainingState) -> None:
         self._load_trained(self._checkpoints.best(state))
+        self._checkpoints.require_newest()
         with tempfile.TemporaryDirectory() as folder:
             save_student(self._student.cpu(), Path(folder))
             self._draft.add_tree(MODEL, Path(folder))
+        self._checkpoints.require_newest()
         write_history(self._draft, History(state.best_epoch, state.history))
 
     def _source(self, job: TrainingJob, split: Split, measures: frozenset[str]) -> BatchSource:

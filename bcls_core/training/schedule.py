@@ -53,6 +53,10 @@ def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float
     return settings.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+_SHARED_BY_LAYERS = ("relative", "embedding", "position")
+"""In names of parameters that some models register after the layers that read them."""
+
+
 class FirstFrozen:
     """Keeps a student's pretrained towers as they came during the first epochs: see `TrainSettings.frozen_epochs`."""
 
@@ -86,7 +90,7 @@ def layer_heights(tower: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
     """Each parameter with the number of layers between it and the output.
 
     Layers are the children of the module list that holds most of the parameters; what is registered before it (the
-    embeddings) lies below them all, what comes after it (a last norm, a pooler) above.
+    embeddings) lies below them all, what comes after it (a last norm, a pooler) above, but for what layers share.
     """
     lists = [(name, module) for name, module in tower.named_modules() if isinstance(module, nn.ModuleList)]
     # The first of several of one size: an outer list comes before those inside of it.
@@ -98,7 +102,8 @@ def layer_heights(tower: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
             above = True
             yield parameter, len(layers) - int(path.removeprefix(prefix).split(".", 1)[0])
         else:
-            yield parameter, 0 if above or not len(layers) else len(layers) + 1
+            last = not len(layers) or (above and not any(word in path for word in _SHARED_BY_LAYERS))
+            yield parameter, 0 if last else len(layers) + 1
 
 
 def _size(module: nn.Module) -> int:

@@ -52,6 +52,7 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
         ("train.layer_decay=0", "train.layer_decay"),
         ("train.average=1", "train.average"),
         ("runtime.least_workers=3", "runtime: least_workers=3 are more than workers=2"),
+        ("label.frequencies_of=current", "current is another label set once this one is made; name a version"),
         ("surprise.key=1", "surprise: unknown key"),
         ("name=Not A Name", "name: String should match pattern"),
         ("train", "found no SECTION.KEY=VALUE"),

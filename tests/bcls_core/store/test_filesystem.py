@@ -75,6 +75,14 @@ def test_another_name_is_given_to_the_same_content_alone(files: Filesystem, monk
     assert files.files("") == {"a": 7}
 
 
+def test_a_link_to_elsewhere_is_no_file_to_share(local: Filesystem, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"content")
+    local.make_folder("a")
+    Path(local.full("a/b")).symlink_to(tmp_path / "elsewhere")
+    assert local.name_again("c", "a/b", b"content") is None
+    assert not local.exists("c")
+
+
 def _too_many_names(*_: object) -> None:
     raise OSError(errno.EMLINK, "Too many links")
 

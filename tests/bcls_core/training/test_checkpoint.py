@@ -109,6 +109,46 @@ def test_attempts_that_begin_at_once_have_numbers_of_their_own(draft: Draft) -> 
     assert found.epoch == 2
 
 
+def test_what_is_taken_over_may_be_gone_for_a_newer_one(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three attempts: while the third looks for the first one's checkpoint, the second takes it over and removes it."""
+    older, _ = attempt(draft)
+    save(older, 1, 1)
+    second = Checkpoints(draft, Workers(), torch.device("cpu"))
+    opened = type(draft.scratch).open
+    begun = False
+
+    def late(scratch: object, path: str) -> object:
+        nonlocal begun
+        if path == "checkpoint-000001.pt" and not begun:
+            begun = True
+            second.begin()
+            save(second, 2, 2)
+        return opened(scratch, path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(draft.scratch), "open", late)
+    monkeypatch.setattr(second, "_claim", lambda: claim_as(second, 2))
+    third = Checkpoints(draft, Workers(), torch.device("cpu"))
+    draft.scratch.create("attempt-000002", b"")
+    found = third.begin()
+    assert found is not None
+    assert found.epoch == 2
+
+
+def claim_as(checkpoints: Checkpoints, number: int) -> tuple[int, int]:
+    checkpoints._take_over(1, number)
+    return number, 1
+
+
+def test_an_attempt_leaves_the_result_to_a_newer_one(draft: Draft) -> None:
+    older, _ = attempt(draft)
+    save(older, 1, 1)
+    older.require_newest()
+    newer, _ = attempt(draft)
+    newer.require_newest()
+    with pytest.raises(StoreError, match="attempt 2 at this training began while attempt 1 was at work"):
+        older.require_newest()
+
+
 def test_what_is_taken_over_may_change_meanwhile(draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best weights that a checkpoint means are gone when they are read: a better one was found."""
     older, _ = attempt(draft)

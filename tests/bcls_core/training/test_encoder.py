@@ -95,6 +95,22 @@ def student_forward(student: Student) -> Any:
     return lambda images, captions: (student.encode_images(images), student.encode_captions(captions))
 
 
+@pytest.mark.parametrize("frozen", [["images"], ["captions"], ["images", "captions"]])
+def test_a_side_that_is_frozen_for_now_gets_no_gradient(frozen: list[str]) -> None:
+    student = Small()
+    for side in frozen:
+        getattr(student, side).requires_grad_(False)
+    found = gradients(student, 12) if len(frozen) == 1 else {}
+    if frozen == ["images", "captions"]:
+        encoded = StepEncoder(student, Workers(), piece=12).encode(step(), SEED)
+        encoded.backward(loss_of(encoded) * torch.ones((), requires_grad=True))
+        found = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+    else:
+        for name, gradient in gradients(student, None).items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
+    assert not any(name.split(".")[0] in frozen for name in found)
+
+
 def test_pieces_differ_by_a_row_and_none_is_larger_than_asked() -> None:
     student, seen = Small(), []
     student.images.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from bcls_core.config import AugmentSettings
+from bcls_core.config import AugmentSettings, CustomStudent
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, CorpusError, StoppedError
 from bcls_core.store import Artifact
@@ -113,6 +113,16 @@ def test_a_training_stopped_at_any_step_continues_exactly(ground: Any, changes: 
     assert read_history(resumed) == read_history(undisturbed)
     model = "model/model.safetensors"
     assert resumed.local(model).read_bytes() == undisturbed.local(model).read_bytes()
+
+
+def test_a_stop_at_the_end_of_an_epoch_changes_nothing(ground: Any, undisturbed: Artifact) -> None:
+    job = ground.begin("stopped-at-the-end")
+    per_epoch = Trainer(job, Workers())._steps_per_epoch
+    steps = iter([False] * (per_epoch - 1) + [True])
+    with pytest.raises(StoppedError, match=f"after {per_epoch} of {per_epoch} steps"):
+        train(job, Workers(), ignore, lambda: next(steps))
+    train(job, Workers(), ignore)
+    assert read_history(finish(job)) == read_history(undisturbed)
 
 
 def test_a_killed_training_repeats_less_than_a_checkpoint_interval(ground: Any, undisturbed: Artifact) -> None:
@@ -253,6 +263,27 @@ def test_three_workers_train_what_one_does(
                 assert joint[name] == pytest.approx(one[name], rel=2e-4, abs=1e-6), f"epoch {epoch}: {name}"
         for log in logs:
             assert {name: log[epoch][name] for name in joint} == pytest.approx(joint), "all workers see one validation"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", [None, 4], ids=["at once", "gradient cache"])
+def test_a_score_may_have_parameters_of_its_own(
+    ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int | None
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    student = CustomStudent(kind="custom", target="tests.bcls_core.training.scaled_student:ScaledStudent")
+    found = []
+    for name, workers, size in (("alone", 1, None), ("together", 2, pieces)):
+        job = ground.begin(f"scaled-{name}-{pieces}", student=student, epochs=1, mini_batch_size=size)
+        if workers == 1:
+            train(job, Workers(), ignore)
+        else:
+            trained_together(job, tmp_path / "run", workers)
+        found.append(finish(job))
+    alone, together = (read_history(artifact).epochs[1] for artifact in found)
+    for name in alone:
+        if name.startswith("train/"):
+            assert together[name] == pytest.approx(alone[name], rel=2e-4, abs=1e-6), name
 
 
 @pytest.mark.slow

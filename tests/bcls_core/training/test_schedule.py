@@ -51,6 +51,7 @@ class Layered(nn.Module):
         self.encoder.layer = nn.ModuleList(
             nn.ModuleDict({"attention": nn.Linear(4, 4), "heads": nn.ModuleList([nn.Linear(4, 4)])}) for _ in range(3)
         )
+        self.encoder.relative_attention_bias = nn.Embedding(4, 2)  # read by all layers
         self.pooler = nn.Linear(4, 2)
 
 
@@ -102,6 +103,7 @@ def test_pretrained_towers_have_a_rate_of_their_own_that_falls_with_depth() -> N
         for parameter in tower.encoder.layer[layer].parameters():
             assert rates[id(parameter)] == pytest.approx(0.5e-4 * 0.5**height)
     assert rates[id(tower.embeddings.weight)] == pytest.approx(0.5e-4 * 0.5**4)
+    assert rates[id(tower.encoder.relative_attention_bias.weight)] == rates[id(tower.embeddings.weight)]
     assert len(rates) == sum(1 for _ in tower.parameters()) + 2
     bias = next(group for group in optimiser.param_groups if any(p is tower.pooler.bias for p in group["params"]))
     assert bias["weight_decay"] == 0.0
