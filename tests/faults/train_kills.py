@@ -13,16 +13,13 @@ signalled that this command did not start.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,10 +29,9 @@ from typing import Any
 from bcls_core.store import Artifact, Store
 from tests.faults.counted_student import FOLDER, counted
 from tests.faults.processes import Nodes, freeze, send, titled
+from tests.faults.records import LONGEST, QUIET, run_campaign
 
 REPOSITORY = Path(__file__).parents[2]
-RESULT = Path(__file__).parent / "results" / "train_kills.json"
-LONGEST = 900.0  # seconds of one command
 WORKERS, EPOCHS, INTERVAL = 2, 3, 4
 SETTINGS = (
     "ingest.train=64", "ingest.val=16", "ingest.test=16", "ingest.size=32", "label.neighbours=8",
@@ -43,7 +39,6 @@ SETTINGS = (
     "train.objective=[{loss: triplet, mining: soft, tau: 0.1}, {loss: info-nce}]", "train.batch_size=16",
     f"train.epochs={EPOCHS}", "train.average=0.9", f"runtime.workers={WORKERS}", f"runtime.checkpoint_steps={INTERVAL}",
 )  # fmt: skip
-QUIET = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 VICTIMS = ("worker", "node", "controller", "driver")
 TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
@@ -216,28 +211,8 @@ def campaign(kills: int, seed: int, home: Path) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--result", type=Path, default=RESULT)
-    given = parser.parse_args(arguments)
-    given.result.parent.mkdir(exist_ok=True)
-    runs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="bcls-kills-") as home:
-        for run in campaign(given.kills, given.seed, Path(home)):
-            runs.append(run)
-            sys.stderr.write(f"run {len(runs)}: {json.dumps(run)}\n")
-            struck = [kill["kind"] for run in runs for kill in run["kills"] if "missed" not in kill]
-            result = {
-                "command": f"python -m tests.faults.train_kills --kills {given.kills} --seed {given.seed}",
-                "workers": WORKERS,
-                "checkpoint_steps": INTERVAL,
-                "kills": {victim: struck.count(victim) for victim in VICTIMS},
-                "failed": sorted({name for run in runs for name in run["failed"]}),
-                "runs": runs,
-            }
-            given.result.write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if any(run["failed"] for run in runs) else 0
+    facts = {"workers": WORKERS, "checkpoint_steps": INTERVAL}
+    return run_campaign("train_kills", __doc__, arguments, campaign, VICTIMS, facts)
 
 
 def command(flow: str, root: Path, *settings: str) -> list[str]:
