@@ -41,12 +41,16 @@ def find_labels(context: Context, recipe: Recipe, corpus: Artifact, version: str
     return found
 
 
+_COUNTING = ("cider", "cider-d")
+
+
 def find_frequencies(context: Context, recipe: Recipe) -> Artifact | None:
     """The label set whose document frequencies the recipe uses, None if it counts its own or needs none.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: it has none, or of another version.
     """
+    from bcls_core.similarity import ALGORITHM_VERSIONS
     from bcls_core.similarity.labels import FREQUENCIES
 
     version = recipe.label.frequencies_of
@@ -57,6 +61,13 @@ def find_frequencies(context: Context, recipe: Recipe) -> Artifact | None:
         raise ConfigError(
             f"label.frequencies_of: labels {labels.version} hold no document frequencies, for no measure of theirs "
             "counts n-grams. Name a label set with a measure of kind cider or cider-d."
+        )
+    fingerprint: dict[str, Any] = dict(labels.manifest.fingerprint)
+    made_by = fingerprint.get("algorithm", {})
+    if other := [kind for kind in _COUNTING if made_by.get(kind, ALGORITHM_VERSIONS[kind]) != ALGORITHM_VERSIONS[kind]]:
+        raise ConfigError(
+            f"label.frequencies_of: labels {labels.version} were made by another version of {' and '.join(other)}, "
+            "whose n-grams may be others. Leave it out once, and name the label set that is made then."
         )
     return labels
 

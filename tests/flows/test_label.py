@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 from bcls_core.config import Recipe, load_recipe
 from bcls_core.errors import ConfigError, GateError, UnknownArtifactError
+from bcls_core.similarity import Cider
 from flows import lineage, recipes
 from flows.context import Context
 from flows.ingest import ingest
@@ -126,6 +127,16 @@ def test_frequencies_come_from_a_label_set_that_has_them(tmp_path: Path) -> None
         label(context, recipe(*CIDER_ONLY, "label.frequencies_of=nothing"), corpus)
     with pytest.raises(ConfigError, match="no measure counts any"):
         recipe(*MINILM_ONLY, "label.frequencies_of=nothing")
+
+
+def test_frequencies_of_another_version_are_refused(tmp_path: Path) -> None:
+    recipe = load_recipe(recipes.find("demo"), [*CIDER_ONLY, "label.frequencies_of=old"])
+    context = Context("demo", recipe.runtime, str(tmp_path))
+    draft = context.store.draft("labels", "old")
+    draft.write_table("document_frequencies", 0, Cider.fit(["a dog"], [0]).frequencies.to_table())
+    draft.commit(fingerprint={"algorithm": {"cider": 0, "gaps": 1}}, schema="labels/1")
+    with pytest.raises(ConfigError, match="labels old were made by another version of cider, whose n-grams"):
+        lineage.find_frequencies(context, recipe)
 
 
 @pytest.mark.needs("minilm")
