@@ -15,6 +15,9 @@ from bcls_core.store.digest import columns_of
 def to_parquet(table: Any, where: str, *, row_group_size: int | None = None) -> bytes:
     """Parquet bytes (zstd) of a table; `where` is named in errors.
 
+    Binary columns hold encoded pictures and the like: they are stored as they are, so that a single value can be read
+    by its place in the file (`data/row_groups.py`).
+
     Chunks are merged and metadata that no digest covers is left out, so equal rows in equal order give equal bytes
     (of one pyarrow version).
 
@@ -28,7 +31,7 @@ def to_parquet(table: Any, where: str, *, row_group_size: int | None = None) -> 
     _refuse_null_fixed_size_lists(plain, where)
     sink = pa.BufferOutputStream()
     try:
-        pq.write_table(plain, sink, compression="zstd", row_group_size=row_group_size)
+        pq.write_table(plain, sink, row_group_size=row_group_size, **_encodings(plain.schema))
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{where}: Parquet cannot hold this table ({error}); cast the column it names.") from error
     data: bytes = sink.getvalue().to_pybytes()
@@ -40,6 +43,21 @@ def to_parquet(table: Any, where: str, *, row_group_size: int | None = None) -> 
                 f"cast it to {found.get(name)} first."
             )
     return data
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """Options of pyarrow's writer that have binary columns plain and the others compressed."""
+    plain = {field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)}
+    if not plain:
+        return {"compression": "zstd"}
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    leaves = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema  # of nested columns there are several
+    paths = [leaves.column(index).path for index in range(len(leaves))]
+    return {
+        "compression": {path: "none" if path in plain else "zstd" for path in paths},
+        "use_dictionary": [path for path in paths if path not in plain],
+    }
 
 
 def from_parquet(handle: IO[bytes], where: str, columns: Sequence[str] | None = None) -> Any:

@@ -4,13 +4,15 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bcls_core.data.row_groups import ColumnReader
-from bcls_core.errors import CorpusError
+from bcls_core.errors import CorpusError, StoreError
 from bcls_core.store import Artifact, Store
 
 AS_PY = methodcaller("as_py")
@@ -73,25 +75,74 @@ def test_the_cache_keeps_the_latest_groups_within_its_bound(artifact: Artifact) 
     assert list(column._groups)[-1] == (3, 3)
 
 
-def test_a_batch_reads_each_row_group_once(artifact: Artifact) -> None:
+@pytest.fixture
+def groups_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Row groups that were read whole, in order."""
+    read: list[int] = []
+    original = pq.ParquetFile.read_row_group
+
+    def counted(self: Any, group: int, **options: Any) -> Any:
+        read.append(group)
+        return original(self, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    return read
+
+
+def test_a_batch_reads_each_row_group_once(artifact: Artifact, groups_read: list[int]) -> None:
+    reader(artifact, cache_bytes=0).take([23, 0, 12, 1, 13, 23], AS_PY)
+
+    assert groups_read == [0, 0, 3]
+
+
+def test_what_left_the_cache_is_read_value_by_value(artifact: Artifact, groups_read: list[int]) -> None:
     column = reader(artifact, cache_bytes=0)
-    read: list[object] = []
-    original = column._file
+    column.take(range(24), AS_PY)
+    first = len(groups_read)
+    order = np.random.default_rng(1).permutation(24)
 
-    def counted(part: int) -> object:
-        file, starts = original(part)
+    assert column.take(order, AS_PY) == [ALL[row] for row in order]
+    assert first == 3 + 2 + 4
+    assert len(groups_read) == first, "the last group is in the cache, the others are not needed whole"
 
-        class Counting:
-            def read_row_group(self, group: int, **options: object) -> object:
-                read.append((part, group))
-                return file.read_row_group(group, **options)
 
-        return Counting(), starts
+def test_equal_and_empty_values_keep_their_places(tmp_path: Path, groups_read: list[int]) -> None:
+    values = [b"same", b"", b"same", b"samesame", b"\x04\x00\x00\x00", b""] * 300_000
+    draft = Store(tmp_path).draft("corpus", "v1")
+    draft.write_table("t", 0, pa.table({"b": pa.array(values, pa.binary())}), row_group_size=900_000)
+    column = ColumnReader(draft.commit(fingerprint={}, schema="t/1"), "t", "b", [0], cache_bytes=0)
+    column.take([0, 1_000_000], AS_PY)
+    rows = np.random.default_rng(2).integers(0, 900_000, 500)
 
-    column._file = counted  # type: ignore[assignment, method-assign]
-    column.take([23, 0, 12, 1, 13, 23], AS_PY)
+    assert column.take(rows, AS_PY) == [values[row] for row in rows]
+    assert groups_read == [0, 1]
 
-    assert read == [(0, 0), (3, 0), (3, 3)]
+
+def test_a_damaged_file_is_named(artifact: Artifact) -> None:
+    column, path = reader(artifact, cache_bytes=0), artifact.local("t/part-00003.parquet")
+    column.take(range(24), AS_PY)
+    whole = path.read_bytes()
+
+    path.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(StoreError, match=r"t/part-00003\.parquet cannot be read .*ends too early.*artifacts verify"):
+        column.take([12, 20], AS_PY)
+    with pytest.raises(StoreError, match=r"t/part-00003\.parquet cannot be read .*artifacts verify"):
+        reader(artifact).take([12], AS_PY)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array(["compressed"] * 9), pa.array([b"null", None, b""] * 3, pa.binary())],
+    ids=["compressed", "with nulls"],
+)
+def test_other_columns_are_read_by_row_groups(tmp_path: Path, column: pa.Array, groups_read: list[int]) -> None:
+    draft = Store(tmp_path).draft("corpus", "v1")
+    draft.write_table("t", 0, pa.table({"b": column}), row_group_size=3)
+    values = ColumnReader(draft.commit(fingerprint={}, schema="t/1"), "t", "b", [0], cache_bytes=0)
+
+    assert values.take([0, 4, 8, 1], AS_PY) == column.take(pa.array([0, 4, 8, 1])).to_pylist()
+    assert values.take([0, 1], AS_PY) == column[:2].to_pylist()
+    assert groups_read == [0, 1, 2, 0]
 
 
 def test_a_pickled_reader_leaves_its_cache_behind(artifact: Artifact) -> None:

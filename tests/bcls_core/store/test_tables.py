@@ -29,6 +29,21 @@ def test_it_is_zstd_in_row_groups() -> None:
     assert metadata.row_group(0).column(0).compression == "ZSTD"
 
 
+def test_binary_columns_are_stored_as_they_are() -> None:
+    lists = pa.array([[{"x": 1, "y": "a"}]] * 3)
+    mixed = pa.table({"image": pa.array([b"one", b"two", b"one"], pa.binary()), "lists": lists})
+    data = to_parquet(mixed, "t")
+    group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
+    found = {group.column(index).path_in_schema: group.column(index).compression for index in range(group.num_columns)}
+    assert found == {
+        "image": "UNCOMPRESSED",
+        "lists.list.element.x": "ZSTD",
+        "lists.list.element.y": "ZSTD",
+    }
+    assert data.count(b"\3\0\0\0one") == 2, "no dictionary"
+    assert from_parquet(io.BytesIO(data), "t").equals(mixed)
+
+
 def test_columns_come_in_the_order_asked_for() -> None:
     data = to_parquet(table(), "t")
     assert from_parquet(io.BytesIO(data), "t", ["word", "id"]).equals(table().select(["word", "id"]))
