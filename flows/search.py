@@ -18,8 +18,7 @@ from bcls_core.errors import ConfigError, InputError
 from bcls_core.report import SearchHit, SearchPage, render_search_page
 from bcls_core.store import Artifact
 from bcls_core.students import Student, load_student
-from bcls_core.training.batches import BatchSource
-from bcls_core.training.frozen import FrozenFeatures
+from bcls_core.training.batches import InputSource
 from bcls_core.training.history import MODEL
 from flows.context import Context
 from flows.models import find_training
@@ -112,7 +111,7 @@ def _encode_query(student: Student, query: Query) -> tuple[Tensor, bool]:
 
 def _encode_gallery(student: Student, rows: CorpusRows, to: str) -> Tensor:
     count = rows.image_count if to == "images" else rows.caption_count
-    source = BatchSource(rows, student.preprocessor, {}, FrozenFeatures())
+    source = InputSource(rows, student.preprocessor)
     codes = []
     with progress_bar(f"encoding {to}", total=count) as advance:
         for start in range(0, count, _BATCH):

@@ -6,7 +6,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from bcls_core.config.base import RUNTIME, Section
 from bcls_core.config.ingest import IngestSettings, Split
@@ -66,9 +75,17 @@ class RuntimeSettings(Section):
     checkpoint_steps: PositiveInt = Field(
         default=500, description="training steps after which a checkpoint is written, beside that after each epoch"
     )
+    data_workers: NonNegativeInt | None = Field(
+        default=None,
+        description="processes on Ray beside each training worker that decode and tokenise; unset: none beside a CPU, "
+        "up to eight beside a GPU",
+    )
     compile: bool = Field(default=False, description="train with code that torch.compile makes for the towers")
     activation_checkpointing: bool = Field(
         default=False, description="train with activations computed again instead of kept: slower, in less memory"
+    )
+    fsdp: bool = Field(
+        default=False, description="train with parameters and optimiser sharded over the workers, for large towers"
     )
     mlflow_uri: str | None = Field(default=None, description="tracking server; <root>/mlflow.db if unset")
     mlflow_username: str | None = None
@@ -78,6 +95,12 @@ class RuntimeSettings(Section):
     def _least_is_not_most(self) -> RuntimeSettings:
         if self.least_workers is not None and self.least_workers > self.workers:
             raise ValueError(f"least_workers={self.least_workers} are more than workers={self.workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_towers_are_not_compiled(self) -> RuntimeSettings:
+        if self.compile and self.fsdp:
+            raise ValueError("compile=true and fsdp=true do not go together; leave one of them off")
         return self
 
     @field_validator("mlflow_uri")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from bcls_core.training.sharding import local, spread
+
 
 class MovingAverage:
     """Averages of the parameters of a model that are trained when it is made, moved after each step.
@@ -26,7 +28,8 @@ class MovingAverage:
         """To be called after a step of the optimiser."""
         keep = min(self._decay, (1 + self._steps) / (10 + self._steps))
         self._steps += 1
-        torch._foreach_lerp_(list(self._averages.values()), list(self._own.values()), 1 - keep)
+        averages, own = ([local(one) for one in side.values()] for side in (self._averages, self._own))
+        torch._foreach_lerp_(averages, own, 1 - keep)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -45,7 +48,7 @@ class MovingAverage:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse."""
         self._steps = int(state["steps"])
-        _copy({name: state[f"average.{name}"] for name in self._averages}, self._averages)
+        _copy({name: spread(state[f"average.{name}"], one) for name, one in self._averages.items()}, self._averages)
 
 
 @torch.no_grad()

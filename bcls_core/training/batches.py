@@ -20,7 +20,12 @@ from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.plan import BatchPlan
 
 Inputs = dict[str, Tensor]
+StepInputs = tuple[Inputs, Inputs]
+"""Of images and of their captions, row by row."""
 Rows = NDArray[np.int64]
+
+
+_NOTHING_FROZEN = FrozenFeatures()
 
 
 @dataclass(frozen=True)
@@ -66,37 +71,28 @@ class Batch:
         return Batch(move(self.images), move(self.captions), relevances, self.sizes)
 
 
-class BatchSource:
-    """Reads, decodes and tokenises rows of one split."""
+class InputSource:
+    """Reads, decodes, varies and tokenises rows of one split; picklable, so that other processes do it, too."""
 
     def __init__(
         self,
         rows: CorpusRows,
         preprocessor: Preprocessor,
-        relevances: Mapping[str, LabelSetRelevance],
-        frozen: FrozenFeatures,
+        frozen: FrozenFeatures = _NOTHING_FROZEN,
         augment: Augmentation | None = None,
     ) -> None:
         """
         Args:
-            augment: how the pictures of batches are varied; those of `images` never are.
+            augment: how the pictures of steps are varied; those of `images` never are.
         """
         self.rows = rows
         self._augment = augment
         self._preprocessor = preprocessor
-        self._relevances = relevances
         self._frozen = frozen
 
-    def batch(self, plan: BatchPlan, step: int, rank: int, size: int) -> Batch:
-        """This worker's part of a step."""
-        slices = [plan.slice(step, other, size) for other in range(size)]
-        image_rows, caption_rows = slices[rank]
-        return Batch(
-            images=self._training_images(plan.epoch, image_rows, caption_rows),
-            captions=self.captions(caption_rows),
-            relevances=self._relevances_of(plan.step(step), slices[rank], alone=size == 1),
-            sizes=[len(images) for images, _ in slices],
-        )
+    def step(self, epoch: int, image_rows: Rows, caption_rows: Rows) -> StepInputs:
+        """What a student takes of some captions and of the image of each, in an epoch of training."""
+        return self._training_images(epoch, image_rows, caption_rows), self.captions(caption_rows)
 
     def images(self, image_rows: Rows) -> Inputs:
         """Inputs of the image side: features of the corpus, or of a frozen tower, or pixels.
@@ -109,6 +105,12 @@ class BatchSource:
         if self._frozen.images is not None:
             return {"features": self._frozen.images.take(image_rows)}
         return self._prepared(image_rows, self.rows.images(image_rows))
+
+    def captions(self, caption_rows: Rows) -> Inputs:
+        """Inputs of the caption side: a frozen tower's stored features, or tokens."""
+        if self._frozen.captions is not None:
+            return {"features": self._frozen.captions.take(caption_rows)}
+        return self._preprocessor.prepare_captions(self.rows.captions(caption_rows))
 
     def _training_images(self, epoch: int, image_rows: Rows, caption_rows: Rows) -> Inputs:
         if self._augment is None:
@@ -139,11 +141,29 @@ class BatchSource:
             f"{error}\n  It could be when it was ingested: run `bcls artifacts verify corpus`, and ingest again."
         )
 
-    def captions(self, caption_rows: Rows) -> Inputs:
-        """Inputs of the caption side: a frozen tower's stored features, or tokens."""
-        if self._frozen.captions is not None:
-            return {"features": self._frozen.captions.take(caption_rows)}
-        return self._preprocessor.prepare_captions(self.rows.captions(caption_rows))
+
+class BatchSource:
+    """Inputs and labels of one split."""
+
+    def __init__(self, inputs: InputSource, relevances: Mapping[str, LabelSetRelevance]) -> None:
+        self.inputs = inputs
+        self.rows = inputs.rows
+        self._relevances = relevances
+
+    def batch(self, plan: BatchPlan, step: int, rank: int, size: int, inputs: StepInputs | None = None) -> Batch:
+        """This worker's part of a step.
+
+        Args:
+            inputs: what `InputSource.step` gives of its rows, where somebody has made it already.
+        """
+        slices = [plan.slice(step, other, size) for other in range(size)]
+        images, captions = inputs or self.inputs.step(plan.epoch, *slices[rank])
+        return Batch(
+            images=images,
+            captions=captions,
+            relevances=self._relevances_of(plan.step(step), slices[rank], alone=size == 1),
+            sizes=[len(rows) for rows, _ in slices],
+        )
 
     def relevance(self, image_rows: Rows, caption_rows: Rows) -> dict[str, Tensor]:
         """Per measure the (images, captions) labels."""

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bcls_core.errors import ConfigError
 from bcls_core.students import Student
 from bcls_core.training.batches import Batch, Inputs
+from bcls_core.training.sharding import is_sharded, whole_parameters
 from bcls_core.workers import Workers
 
 Encodings = tuple[Tensor, Tensor]
@@ -49,11 +50,15 @@ class StepEncoder:
         self._student, self._workers, self._piece, self._bf16 = student, workers, piece, bf16
         self._plain = _BothTowers(student)
         if compiled:
-            self._plain.compile(dynamic=True)
+            # Sizes that turn out to change (rows, tokens) become variables then. Those of pictures stay numbers: with
+            # variables, inductor cannot order the strides of some convolutions.
+            self._plain.compile()
         # Data parallelism follows one forward and one backward a step; pieces have many, so there it is done by hand.
+        # Sharded parameters do their part themselves.
         trained = any(parameter.requires_grad for parameter in student.parameters())
-        self._by_hand = workers.size > 1 and piece is not None
-        shared = workers.size > 1 and piece is None and trained
+        self._by_hand = workers.size > 1 and (piece is not None or is_sharded(student))
+        self._exchanged = whole_parameters(student)
+        shared = workers.size > 1 and not self._by_hand and trained
         self._model: nn.Module = DistributedDataParallel(self._plain) if shared else self._plain
 
     def encode(self, batch: Batch, seed: Sequence[int]) -> EncodedStep:
@@ -88,7 +93,7 @@ class StepEncoder:
     def exchange(self) -> None:
         """What data parallelism does after a backward pass, where it is done by hand."""
         if self._by_hand:
-            self._workers.average_gradients(self._student.parameters())
+            self._workers.average_gradients(self._exchanged)
 
     def _forward(self, model: nn.Module, piece: _Piece) -> Encodings:
         torch.manual_seed(piece.seed)

@@ -30,8 +30,7 @@ from bcls_core.metrics.unimodal import caption_cosines, same_group_ranks
 from bcls_core.similarity import LabelSetRelevance, measures_of
 from bcls_core.store import Artifact
 from bcls_core.students import Student, load_student
-from bcls_core.training.batches import BatchSource
-from bcls_core.training.frozen import FrozenFeatures
+from bcls_core.training.batches import InputSource
 from bcls_core.training.gallery import LabelStrips, pair_scores, scores_of
 from bcls_core.training.history import MODEL
 from bcls_core.training.references import References
@@ -91,7 +90,7 @@ def evaluate(
         ShapeError: a score is NaN.
     """
     rows = CorpusRows(corpus, split)
-    source = BatchSource(rows, student.preprocessor, {}, FrozenFeatures())
+    source = InputSource(rows, student.preprocessor)
     images, captions = encode_split(student, source, Workers(), device or torch.device("cpu"))
     scores = scores_of(student, images, captions)
     own = positives_of_captions(rows.caption_image, rows.image_count)

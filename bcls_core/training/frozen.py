@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,15 @@ class FeatureTable:
 
     parts: list[NDArray[np.float32]]
     starts: NDArray[np.int64]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Mapped files travel as their paths, and are mapped again on arrival."""
+        parts = [Path(part.filename) if isinstance(part, np.memmap) and part.filename else part for part in self.parts]
+        return {"parts": parts, "starts": self.starts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parts = [_mapped(part) if isinstance(part, Path) else part for part in state["parts"]]
+        self.__dict__.update(parts=parts, starts=state["starts"])
 
     def take(self, rows: NDArray[np.int64]) -> Tensor:
         """(rows,) row numbers -> (rows, features) fp32."""
@@ -107,11 +117,15 @@ def _load_side(draft: Draft, side: str, rows: CorpusRows) -> FeatureTable:
     for shard in rows.shards:
         path = draft.scratch.local(_path(side, shard))
         if path is not None:
-            parts.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            parts.append(_mapped(Path(path)))
             continue
         with draft.scratch.open(_path(side, shard)) as file:
             parts.append(np.load(io.BytesIO(file.read()), allow_pickle=False))
     return FeatureTable(parts, np.cumsum([0, *(len(part) for part in parts[:-1])]))
+
+
+def _mapped(path: Path) -> Any:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _path(side: str, shard: int) -> str:

@@ -7,8 +7,9 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +19,27 @@ from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, StoppedError, StoreError
 from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
 from bcls_core.store import Artifact, Draft
-from bcls_core.students import save_student
+from bcls_core.students import Student, save_student
 from bcls_core.training.augment import Augmentation
 from bcls_core.training.averaging import MovingAverage
-from bcls_core.training.batches import Batch, BatchSource
+from bcls_core.training.batches import Batch, BatchSource, InputSource
 from bcls_core.training.checkpoint import Checkpoints, TrainingState
 from bcls_core.training.encoder import StepEncoder, keep_few_activations
+from bcls_core.training.feed import MakePrepare, batches_of, prepare_here
 from bcls_core.training.frozen import load_frozen
 from bcls_core.training.history import MODEL, History, write_history
 from bcls_core.training.initial import load_initial
 from bcls_core.training.objective import Objective, ScoredPairs
 from bcls_core.training.plan import BatchPlan
-from bcls_core.training.prefetch import Prefetcher
 from bcls_core.training.related import planner
-from bcls_core.training.schedule import FirstFrozen, build_optimiser, learning_rate, set_learning_rate
+from bcls_core.training.schedule import (
+    FirstFrozen,
+    build_optimiser,
+    check_first_epochs,
+    learning_rate,
+    set_learning_rate,
+)
+from bcls_core.training.sharding import clip_gradients, gathered, is_sharded, load_optimiser, reshard, shard, spread
 from bcls_core.training.validate import validate
 from bcls_core.workers import Workers
 
@@ -39,6 +47,16 @@ log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 Stop = Callable[[], bool]
+
+
+class Notice(Protocol):
+    """Of nodes under the training that will be taken away."""
+
+    def due(self) -> bool:
+        """Whether to look for one; asked on every worker in each step."""
+
+    def given(self) -> bool:
+        """Looks. Called on all workers at once, after a step in which it was due on one; the same on all."""
 
 
 def never() -> bool:
@@ -54,11 +72,13 @@ class Engine:
         checkpoint_steps: steps after which a checkpoint is written, beside the one after each epoch.
         compiled: whether `torch.compile` makes code for the student.
         activation_checkpointing: whether activations are computed again instead of kept.
+        sharded: whether the workers share out parameters and optimiser between them.
     """
 
     checkpoint_steps: int = 500
     compiled: bool = False
     activation_checkpointing: bool = False
+    sharded: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,23 +98,39 @@ class TrainingJob:
     engine: Engine = Engine()
 
 
-def train(job: TrainingJob, workers: Workers, on_epoch: OnEpoch, stop: Stop = never) -> None:
+def train(
+    job: TrainingJob,
+    workers: Workers,
+    on_epoch: OnEpoch,
+    stop: Stop = never,
+    make_prepare: MakePrepare = prepare_here,
+    notice: Notice | None = None,
+) -> None:
     """Trains to the end from the last checkpoint, and leaves the best epoch's model in the draft.
 
     Args:
         on_epoch: called after each epoch on every worker with the epoch (0 is the untrained student) and its metrics.
         stop: asked on every worker in each step; where one says True, all finish it, write a checkpoint and stop.
+        make_prepare: who decodes and tokenises.
+        notice: of nodes that will be taken away; where it is given, a checkpoint is written and training goes on.
     Raises:
         BclsError: the loss is not finite; names epoch and step.
         StoppedError: `stop` said so; the same training goes on from there.
     """
-    Trainer(job, workers).run(on_epoch, stop)
+    Trainer(job, workers, make_prepare, notice).run(on_epoch, stop)
 
 
 class Trainer:
     """The state of one worker's training."""
 
-    def __init__(self, job: TrainingJob, workers: Workers) -> None:
+    def __init__(
+        self,
+        job: TrainingJob,
+        workers: Workers,
+        make_prepare: MakePrepare = prepare_here,
+        notice: Notice | None = None,
+    ) -> None:
+        self._notice = notice
         self._settings, self._engine, self._workers, self._draft = job.settings, job.engine, workers, job.draft
         self._device = torch.device(job.device)
         self._student = load_initial(job.draft).to(self._device)
@@ -103,13 +139,17 @@ class Trainer:
         self._objective = Objective(job.settings.objective, load_gaps(job.labels)).to(self._device)
         self._train_source = self._source(job, "train", self._objective.measures)
         self._val_source = self._source(job, "val", frozenset(measures_of(job.labels)))
+        if job.engine.sharded:
+            shard(self._student, workers, self._device)
         self._never_trained = {name for name, p in self._student.named_parameters() if not p.requires_grad}
         self._optimiser = build_optimiser(self._student, self._objective, job.settings)
         average = job.settings.average
         self._average = None if average is None else MovingAverage(self._student, average)
         self._first_frozen = FirstFrozen(self._student, job.settings.frozen_epochs)
+        check_first_epochs(self._student, self._objective, job.settings.frozen_epochs)
         self._encoder: StepEncoder | None = None
         self._checkpoints = Checkpoints(job.draft, workers, self._device)
+        self._prepare = make_prepare(self._train_source.inputs)
         self._plan = planner(job.settings, self._train_source.rows, job.labels)
         # Deterministic from seed and epoch, so it costs nothing to know the number of steps ahead.
         first = self._plan(1)
@@ -137,21 +177,21 @@ class Trainer:
 
     def _train_epoch(self, state: TrainingState, stop: Stop) -> tuple[dict[str, float], dict[str, float]]:
         """The epoch's means, and apart from them how fast it went: timings never enter an artefact."""
-        rank, size = self._workers.rank, self._workers.size
         epoch, begin = state.epoch + 1, state.step
         self._student.train()
         if self._first_frozen.begin(epoch) or self._encoder is None:
             self._encoder = self._make_encoder()
         plan = self._plan(epoch)
-        batches = Prefetcher(lambda step: self._train_source.batch(plan, begin + step, rank, size), plan.steps - begin)
+        batches = batches_of(self._train_source, self._prepare, plan, begin, self._workers)
         sums = {name: value.to(self._device) for name, value in state.sums.items()}
         started = time.perf_counter()
         for step, batch in enumerate(batches, start=begin):
-            values, stopped = self._step(self._encoder, batch.to(self._device), (epoch, step), stop)
+            values, stopped, due = self._step(self._encoder, batch.to(self._device), (epoch, step), stop)
             for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self._device)) + value
             done = step + 1
-            if stopped or (done % self._engine.checkpoint_steps == 0 and done < plan.steps):
+            going = due and self._notice is not None and self._notice.given()
+            if stopped or going or (done % self._engine.checkpoint_steps == 0 and done < plan.steps):
                 self._checkpoints.save(self._state(state.epoch, state, step=done, sums=sums))
             if stopped:
                 raise StoppedError(
@@ -167,7 +207,7 @@ class Trainer:
         speed = {
             "train/pairs_per_second": plan.used * (plan.steps - begin) / plan.steps / seconds,
             "train/stall_seconds_per_step": batches.stalled_seconds / max(1, plan.steps - begin),
-            "train/workers": float(size),
+            "train/workers": float(self._workers.size),
         }
         return means, speed
 
@@ -176,8 +216,8 @@ class Trainer:
 
     def _step(
         self, encoder: StepEncoder, batch: Batch, place: tuple[int, int], stop: Stop
-    ) -> tuple[dict[str, Tensor], bool]:
-        """What the step measured, over all workers, and whether one of them wants to stop.
+    ) -> tuple[dict[str, Tensor], bool, bool]:
+        """What the step measured, over all workers; whether one of them wants to stop; whether one awaits notices.
 
         Args:
             place: epoch and step.
@@ -190,9 +230,11 @@ class Trainer:
         # Data parallelism averages where the joint gradient is a sum.
         encoded.backward(share.sum() * self._workers.size)
         self._workers.average_gradients(self._objective.parameters())
-        *joint, stops = self._workers.sum(torch.cat([share, share.new_tensor([float(stop())])]))
+        due = self._notice is not None and self._notice.due()
+        votes = share.new_tensor([float(stop()), float(due)])
+        *joint, stops, looks = self._workers.sum(torch.cat([share, votes]))
         loss = torch.stack(joint).sum()
-        norm = nn.utils.clip_grad_norm_(self._student.parameters(), self._settings.clip_norm)
+        norm = self._clip_gradients()
         if not (torch.isfinite(norm) and torch.isfinite(loss)):
             raise BclsError(
                 f"training: loss {float(loss):g}, gradient norm {float(norm):g} at epoch {place[0]}, step {place[1]}. "
@@ -205,7 +247,13 @@ class Trainer:
         values = {f"train/{name}": term for name, term in zip(terms, joint, strict=True)}
         negatives = torch.tensor(float(pairs.scores.shape[1] - 1), device=self._device)
         values |= {"train/loss": loss, "train/gradient_norm": norm, "train/negatives": negatives}
-        return values, float(stops) > 0
+        return values, float(stops) > 0, float(looks) > 0
+
+    def _clip_gradients(self) -> Tensor:
+        parameters, most = self._student.parameters(), self._settings.clip_norm
+        if is_sharded(self._student):
+            return clip_gradients(parameters, most, self._workers)
+        return nn.utils.clip_grad_norm_(parameters, most)
 
     def _make_encoder(self) -> StepEncoder:
         settings = self._settings
@@ -232,6 +280,10 @@ class Trainer:
         self._workers.share_buffers(self._student)
         with self._model_weights():
             metrics = validate(self._student, self._val_source, self._workers, self._device)
+            reshard(self._student)
+        # What is decided by it must be decided by all alike, and machines may differ in a last digit.
+        rsum = torch.tensor(metrics["rsum"] if self._workers.is_first else 0.0, dtype=torch.float64)
+        metrics["rsum"] = float(self._workers.sum(rsum.to(self._device)))
         return {f"val/{name}": value for name, value in metrics.items()}
 
     def _model_weights(self) -> contextlib.AbstractContextManager[None]:
@@ -242,14 +294,14 @@ class Trainer:
         """The state after an epoch, with its checkpoint written."""
         state = self._state(epoch, before)
         state.history = [*state.history, metrics]
-        if before is not None and not metrics["val/rsum"] > state.best_rsum:
-            self._checkpoints.save(state)
-            return state
-        state.best_epoch, state.best_rsum = epoch, metrics["val/rsum"]
-        with self._model_weights():
-            best = {name: value.clone() for name, value in self._weights().items()}
+        best = None
+        if before is None or metrics["val/rsum"] > state.best_rsum:
+            state.best_epoch, state.best_rsum = epoch, metrics["val/rsum"]
+            with self._model_weights():
+                best = {name: value.clone() for name, value in self._weights().items()}
         self._checkpoints.save(state, best)
-        return state
+        # Whole copies of what is sharded would lie in memory until the next epoch ends.
+        return replace(state, weights={}, optimiser={}, average={})
 
     def _state(
         self, epoch: int, before: TrainingState | None, *, step: int = 0, sums: dict[str, Tensor] | None = None
@@ -258,32 +310,39 @@ class Trainer:
             epoch=epoch,
             weights=self._weights(),
             objective=self._objective.state_dict(),
-            optimiser=self._optimiser.state_dict(),
+            optimiser=gathered(self._optimiser.state_dict(), keep=self._workers.is_first),
             history=before.history if before else [],
             best_epoch=before.best_epoch if before else 0,
             best_rsum=before.best_rsum if before else float("-inf"),
             step=step,
-            average={} if self._average is None else self._average.state_dict(),
+            average={} if self._average is None else gathered(self._average.state_dict(), keep=self._workers.is_first),
             sums=sums or {},
         )
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self._student.state_dict().items() if name not in self._never_trained}
+        own = self._student.state_dict()
+        return {
+            name: gathered(value, keep=self._workers.is_first)
+            for name, value in own.items()
+            if name not in self._never_trained
+        }
 
     def _resume(self) -> TrainingState | None:
         state = self._checkpoints.begin()
         if state is not None:
             log.info("continuing after epoch %d and %d steps", state.epoch, state.step)
-            self._load_trained(state.weights)
+            self._load_trained(self._student, state.weights)
             self._objective.load_state_dict(state.objective)
-            self._optimiser.load_state_dict(state.optimiser)
+            load_optimiser(self._optimiser, state.optimiser)
             if self._average is not None:
                 self._average.load_state_dict(state.average)
         return state
 
-    def _load_trained(self, weights: dict[str, Tensor]) -> None:
+    def _load_trained(self, student: Student, weights: dict[str, Tensor]) -> None:
         """Weights of a checkpoint, which holds all but those that are never trained."""
-        found = self._student.load_state_dict(weights, strict=False)
+        own = student.state_dict()
+        spread_out = {name: spread(value, own.get(name)) for name, value in weights.items()}
+        found = student.load_state_dict(spread_out, strict=False)
         if found.unexpected_keys or set(found.missing_keys) - self._never_trained:
             raise StoreError(
                 f"{self._draft.url}: its checkpoint is of another student (missing {found.missing_keys[:3]}, "
@@ -291,10 +350,11 @@ class Trainer:
             )
 
     def _finish(self, state: TrainingState) -> None:
-        self._load_trained(self._checkpoints.best(state))
+        student = load_initial(self._draft)  # this worker may have but a part of the one it trained
+        self._load_trained(student, self._checkpoints.best(state))
         self._checkpoints.require_newest()
         with tempfile.TemporaryDirectory() as folder:
-            save_student(self._student.cpu(), Path(folder))
+            save_student(student, Path(folder))
             self._draft.add_tree(MODEL, Path(folder))
         self._checkpoints.require_newest()
         write_history(self._draft, History(state.best_epoch, state.history))
@@ -307,7 +367,8 @@ class Trainer:
         frozen = load_frozen(self._draft, self._student, rows)
         if augment is not None and (frozen.images is not None or not rows.has_images):
             raise ConfigError("train.augment: this student's image side starts at features. Leave it out.")
-        return BatchSource(rows, self._student.preprocessor, relevances, frozen, augment if split == "train" else None)
+        varied = augment if split == "train" else None
+        return BatchSource(InputSource(rows, self._student.preprocessor, frozen, varied), relevances)
 
     @property
     def _total_steps(self) -> int:

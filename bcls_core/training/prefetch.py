@@ -42,7 +42,7 @@ class Prefetcher(Generic[T]):
         for index in range(self._count):
             try:
                 item: T | BaseException = self._make(index)
-            except Exception as error:
+            except BaseException as error:  # a panic of compiled code is no Exception, and nobody else hears of it
                 item = error
             while not self._stopped.is_set():
                 try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from torch import nn, optim
 
 from bcls_core.config import TrainSettings
+from bcls_core.errors import ConfigError
 from bcls_core.students import Student
 
 
@@ -86,15 +87,28 @@ def _tower_scales(student: Student, settings: TrainSettings) -> dict[nn.Paramete
     }
 
 
+def check_first_epochs(student: Student, objective: nn.Module, frozen_epochs: int) -> None:
+    """Refuses first epochs in which nothing is trained.
+
+    Raises:
+        ConfigError: all that is trained came with weights, and stays as it is in these epochs.
+    """
+    frozen = {parameter for tower in student.pretrained_towers for parameter in tower.parameters()}
+    others = [p for p in (*student.parameters(), *objective.parameters()) if p.requires_grad and p not in frozen]
+    if frozen_epochs and not others:
+        raise ConfigError(
+            f"train.frozen_epochs={frozen_epochs}: all that this student trains came with weights, so nothing would be "
+            "trained in these epochs. Set it to 0."
+        )
+
+
 def layer_heights(tower: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
     """Each parameter with the number of layers between it and the output.
 
     Layers are the children of the module list that holds most of the parameters; what is registered before it (the
     embeddings) lies below them all, what comes after it (a last norm, a pooler) above, but for what layers share.
     """
-    lists = [(name, module) for name, module in tower.named_modules() if isinstance(module, nn.ModuleList)]
-    # The first of several of one size: an outer list comes before those inside of it.
-    name, layers = max(lists, key=lambda one: _size(one[1]), default=("", nn.ModuleList()))
+    name, layers = largest_list(tower)
     prefix, above = f"{name}.", False
     for path, parameter in tower.named_parameters():
         inside = len(layers) > 0 and path.startswith(prefix)
@@ -104,6 +118,13 @@ def layer_heights(tower: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
         else:
             last = not len(layers) or (above and not any(word in path for word in _SHARED_BY_LAYERS))
             yield parameter, 0 if last else len(layers) + 1
+
+
+def largest_list(tower: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The module list with most of the parameters, which holds a tower's layers, and its name; an empty one if none."""
+    lists = [(name, module) for name, module in tower.named_modules() if isinstance(module, nn.ModuleList)]
+    # The first of several of one size: an outer list comes before those inside of it.
+    return max(lists, key=lambda one: _size(one[1]), default=("", nn.ModuleList()))
 
 
 def _size(module: nn.Module) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bcls_core.metrics import rank_correlation, retrieval, retrieval_from_encodings
 from bcls_core.students import Student
-from bcls_core.training.batches import BatchSource, Inputs, Rows
+from bcls_core.training.batches import BatchSource, Inputs, InputSource, Rows
 from bcls_core.workers import Workers
 
 _BATCH = 128
@@ -20,13 +20,13 @@ _CORRELATION_IMAGES = 1000
 
 def validate(student: Student, source: BatchSource, workers: Workers, device: torch.device) -> dict[str, float]:
     """`retrieval_and_agreement` of a split; every worker returns the same numbers."""
-    images, captions = encode_split(student, source, workers, device)
+    images, captions = encode_split(student, source.inputs, workers, device)
     return retrieval_and_agreement(student, images, captions, source)
 
 
 @torch.no_grad()
 def encode_split(
-    student: Student, source: BatchSource, workers: Workers, device: torch.device
+    student: Student, source: InputSource, workers: Workers, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Encodings (images, dim) and (captions, dim) of a split, in row order, in evaluation mode.
 
@@ -82,21 +82,12 @@ def _encode(
 ) -> Tensor:
     batches = np.array_split(np.arange(count), max(1, -(-count // _BATCH)))
     dealt = np.array_split(np.arange(len(batches)), workers.size)
-    mine = [
-        encode({name: tensor.to(device) for name, tensor in inputs(batches[index]).items()})
-        for index in dealt[workers.rank]
-    ]
-    sizes = [sum(len(batches[index]) for index in share) for share in dealt]
-    width = mine[0].shape[1] if mine else _width_of_others(encode, inputs, batches, device)
-    local = torch.cat(mine) if mine else torch.zeros((0, width), device=device)
-    return workers.gather(local, sizes)
+    most = max(len(share) for share in dealt)
 
+    def encoded(rows: Rows) -> Tensor:
+        return encode({name: tensor.to(device) for name, tensor in inputs(rows).items()})
 
-def _width_of_others(
-    encode: Callable[[Inputs], Tensor],
-    inputs: Callable[[Rows], Inputs],
-    batches: list[Rows],
-    device: torch.device,
-) -> int:
-    """A worker without a batch of its own still takes part in the gather, with rows of the others' width."""
-    return encode({name: tensor.to(device) for name, tensor in inputs(batches[0][:1]).items()}).shape[1]
+    mine = [encoded(batches[index]) for index in dealt[workers.rank]]
+    # All workers encode equally often, for sharded towers are put together by all; a row too many is left out again.
+    mine += [encoded(batches[0][:1])[:0] for _ in range(most - len(mine))]
+    return workers.gather(torch.cat(mine), [sum(len(batches[index]) for index in share) for share in dealt])

@@ -27,8 +27,7 @@ from bcls_core.config import Recipe, load_recipe
 from bcls_core.data.rows import CorpusRows
 from bcls_core.similarity import LabelSetRelevance, load_gaps
 from bcls_core.store import Artifact, Store
-from bcls_core.training.batches import BatchSource, Relevance
-from bcls_core.training.frozen import FrozenFeatures
+from bcls_core.training.batches import BatchSource, InputSource, Relevance
 from bcls_core.training.initial import BuildInitialStudent, initial_student
 from bcls_core.training.loop import TrainingJob, train
 from bcls_core.training.objective import Objective, ScoredPairs
@@ -46,7 +45,7 @@ def plain_loop(recipe: Recipe, corpus: Artifact, labels: Artifact) -> float:
     student = initial_student(settings, corpus).train()
     objective = Objective(settings.objective, load_gaps(labels))
     relevances = {name: LabelSetRelevance(labels, name, "train") for name in objective.measures}
-    source = BatchSource(rows, student.preprocessor, relevances, FrozenFeatures())
+    source = BatchSource(InputSource(rows, student.preprocessor), relevances)
     optimiser = torch.optim.AdamW([*student.parameters(), *objective.parameters()], lr=settings.learning_rate)
     order = np.random.default_rng(0).permutation(rows.caption_count)
     steps = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
@@ -54,7 +53,8 @@ def plain_loop(recipe: Recipe, corpus: Artifact, labels: Artifact) -> float:
     for captions in steps:
         images = rows.caption_image[captions]
         scores = student.score(
-            student.encode_images(source.images(images)), student.encode_captions(source.captions(captions))
+            student.encode_images(source.inputs.images(images)),
+            student.encode_captions(source.inputs.captions(captions)),
         )
         found = {name: Relevance(value) for name, value in source.relevance(images, captions).items()}
         loss = torch.stack(list(objective(ScoredPairs(scores), found).values())).sum()

@@ -182,3 +182,9 @@ def test_only_runtime_can_be_set_where_there_is_no_recipe() -> None:
     assert load_runtime(["runtime.workers=3"]).workers == 3
     with pytest.raises(ConfigError, match="only runtime settings apply"):
         load_runtime(["train.epochs=3"])
+
+
+def test_sharded_towers_are_not_compiled() -> None:
+    assert recipe_with("runtime.fsdp=true").runtime.fsdp
+    with pytest.raises(ConfigError, match="compile=true and fsdp=true do not go together"):
+        recipe_with("runtime.fsdp=true", "runtime.compile=true")

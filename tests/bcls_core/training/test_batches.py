@@ -20,7 +20,7 @@ from bcls_core.errors import CorpusError, ModelError
 from bcls_core.store import Artifact, Store, fingerprint
 from bcls_core.students import Student, build_student
 from bcls_core.students.preprocess import NoImages, Preprocessor
-from bcls_core.training.batches import BatchSource
+from bcls_core.training.batches import BatchSource, InputSource
 from bcls_core.training.frozen import FeatureTable, FrozenFeatures
 from bcls_core.training.plan import batch_plan
 from bcls_core.training.validate import encode_split
@@ -93,9 +93,9 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
     return Words(tmp_path_factory.mktemp("words"))
 
 
-def source_of(words: Words, split: str = "train", frozen: FrozenFeatures = FrozenFeatures()) -> BatchSource:  # noqa: B008
+def source_of(words: Words, split: str = "train", frozen: FrozenFeatures = FrozenFeatures()) -> InputSource:  # noqa: B008
     captions = Student.make_preprocessor({}, [text for texts in words.captions.values() for text in texts]).captions
-    return BatchSource(CorpusRows(words.corpus, split), Preprocessor(NoImages(), captions), {}, frozen)
+    return InputSource(CorpusRows(words.corpus, split), Preprocessor(NoImages(), captions), frozen)
 
 
 @pytest.mark.parametrize("split", COUNTS)
@@ -136,7 +136,7 @@ def test_the_parts_of_the_workers_are_the_step(words: Words, workers: int) -> No
     texts = [text for name in source.rows.image_ids for text in words.captions[name]]
     for step in range(plan.steps):
         image_rows, caption_rows = plan.step(step)
-        parts = [source.batch(plan, step, rank, workers) for rank in range(workers)]
+        parts = [BatchSource(source, {}).batch(plan, step, rank, workers) for rank in range(workers)]
         together = torch.cat([part.images["features"] for part in parts])
         assert torch.equal(together, words.expected([source.rows.image_ids[row] for row in image_rows]))
         assert [part.sizes for part in parts] == [parts[0].sizes] * workers
@@ -181,6 +181,6 @@ def test_it_reads_the_same_in_another_process(words: Words) -> None:
 def test_a_corpus_of_pictures_gives_pixels(ground: Any) -> None:
     rows = CorpusRows(ground.corpus, "val")
     preprocessor = Student.make_preprocessor({"size": 16}, ["a word"])
-    found = BatchSource(rows, preprocessor, {}, FrozenFeatures()).images(np.array([2, 0]))
+    found = InputSource(rows, preprocessor).images(np.array([2, 0]))
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"pixel_values": (2, 3, 16, 16)}
     assert torch.equal(found["pixel_values"], preprocessor.prepare_images(rows.images([2, 0]))["pixel_values"])

@@ -185,10 +185,9 @@ def test_activation_checkpointing_changes_no_gradient(ground: Any) -> None:
 
 def _step_of(ground: Any, student: Student) -> Batch:
     from bcls_core.data.rows import CorpusRows
-    from bcls_core.training.batches import BatchSource
-    from bcls_core.training.frozen import FrozenFeatures
+    from bcls_core.training.batches import BatchSource, InputSource
     from bcls_core.training.plan import batch_plan
 
     rows = CorpusRows(ground.corpus, "train")
     plan = batch_plan(rows.caption_image, 12, seed=0, epoch=1)
-    return BatchSource(rows, student.preprocessor, {}, FrozenFeatures()).batch(plan, 0, 0, 1)
+    return BatchSource(InputSource(rows, student.preprocessor), {}).batch(plan, 0, 0, 1)

@@ -28,9 +28,8 @@ from bcls_core.metrics.query_results import QueryResults
 from bcls_core.similarity import LabelSetRelevance
 from bcls_core.store import Artifact
 from bcls_core.students import Student, load_student
-from bcls_core.training.batches import BatchSource
+from bcls_core.training.batches import InputSource
 from bcls_core.training.evaluate import EvaluateTraining, evaluate
-from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.history import MODEL
 from bcls_core.training.loop import train
 from bcls_core.training.references import References
@@ -196,7 +195,7 @@ def test_benchmarks_of_coco_are_metrics_with_intervals(ground: Any, student: Stu
     truth = CocoGroundTruth.load(tmp_path)
 
     results = evaluate(student, ground.corpus, ground.labels, "train", References(coco=truth))
-    encoded = encode_split(student, BatchSource(rows, student.preprocessor, {}, FrozenFeatures()), Workers(), CPU)
+    encoded = encode_split(student, InputSource(rows, student.preprocessor), Workers(), CPU)
     expected = coco_queries(*encoded, rows.caption_ids, rows.caption_image, ground_truth=truth).metrics()
     found = results.metrics()
     shared = {name: value for name, value in expected.items() if name in found}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, CorpusError, StoppedError
 from bcls_core.store import Artifact
 from bcls_core.students import load_student
+from bcls_core.training import loop
 from bcls_core.training.checkpoint import finished_epochs
 from bcls_core.training.history import read_history
 from bcls_core.training.loop import Engine, Trainer, TrainingJob, train
@@ -232,6 +234,8 @@ def worker(rank: int, size: int, folder: str, job: TrainingJob, stops: dict[int,
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     epochs: list[dict[str, float]] = []
     left = iter([False] * (stops.get(rank, 10_000) - 1) + [True])
+    if "SEEN_OTHERWISE" in os.environ:
+        loop.validate = lambda *given: (found := validate(*given)) | {"rsum": found["rsum"] * (1 - 2 * rank)}
     try:
         train(job, Workers.of_process_group(), lambda _, metrics: epochs.append(metrics), lambda: next(left))
     except StoppedError as error:
@@ -243,6 +247,20 @@ def worker(rank: int, size: int, folder: str, job: TrainingJob, stops: dict[int,
 def trained_together(job: TrainingJob, folder: Path, size: int, stops: dict[int, int] | None = None) -> None:
     folder.mkdir()
     mp.spawn(worker, args=(size, str(folder), job, stops or {}), nprocs=size)
+
+
+@pytest.mark.slow
+def test_workers_that_see_another_validation_decide_as_the_first(
+    ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is better to one is worse to the other; each alone would stop at another epoch."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("SEEN_OTHERWISE", "1")
+    job = ground.begin("otherwise", patience=1)
+    trained_together(job, tmp_path / "run", 2)
+    logs = [json.loads((tmp_path / "run" / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [epoch["val/rsum"] for epoch in logs[0]] == [epoch["val/rsum"] for epoch in logs[1]]
+    assert len(read_history(finish(job)).epochs) == len(logs[0])
 
 
 @pytest.mark.slow

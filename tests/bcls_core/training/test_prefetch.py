@@ -25,6 +25,17 @@ def test_an_error_is_raised_where_its_item_would_be() -> None:
         next(items)
 
 
+def test_a_panic_is_raised_too() -> None:
+    class PanicError(BaseException):
+        """As compiled code raises it."""
+
+    def make(index: int) -> int:
+        raise PanicError(index)
+
+    with pytest.raises(PanicError):
+        next(iter(Prefetcher(make, 5)))
+
+
 def test_leaving_early_stops_the_thread_and_never_runs_far_ahead() -> None:
     made = []
     before = threading.active_count()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,11 +12,14 @@ from torch import nn
 
 from bcls_core.config import load_recipe
 from bcls_core.config.train import TrainSettings
+from bcls_core.errors import ConfigError
 from bcls_core.losses import InfoNCELoss, SigLIPLoss, TripletLoss
 from bcls_core.students import Student
+from bcls_core.training.objective import Objective
 from bcls_core.training.schedule import (
     FirstFrozen,
     build_optimiser,
+    check_first_epochs,
     layer_heights,
     learning_rate,
     set_learning_rate,
@@ -135,3 +139,18 @@ def test_towers_stay_frozen_at_first() -> None:
         assert not tower[0].bias.requires_grad
     assert asked == [(True, False, False), (False, False, False), (True, True, True), (False, True, True)]
     assert not FirstFrozen(student, 0).begin(1)
+
+
+def test_an_epoch_in_which_nothing_would_be_trained_is_refused() -> None:
+    tower = nn.Linear(3, 2)
+    triplet, learned = (Objective(objective(**term), {}) for term in ({"loss": "triplet"}, {"loss": "info-nce"}))
+    check_first_epochs(Plain(tower), triplet, 1)
+    check_first_epochs(Plain(nn.Linear(2, 2), tower, pretrained=tower), triplet, 1)
+    check_first_epochs(Plain(tower, pretrained=tower), triplet, 0)
+    check_first_epochs(Plain(tower, pretrained=tower), learned, 1)
+    with pytest.raises(ConfigError, match=r"train\.frozen_epochs=2: .*Set it to 0"):
+        check_first_epochs(Plain(tower, pretrained=tower), triplet, 2)
+
+
+def objective(**term: Any) -> Any:
+    return load_recipe(recipes.find("demo"), [f"train.objective=[{json.dumps(term)}]"]).train.objective
