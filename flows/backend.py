@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,9 @@ Record = dict[str, Any]
 WorkerClass = Callable[..., Callable[[Piece], Record]]
 
 log = logging.getLogger(__name__)
+
+_AMOUNTS = ("CPU", "GPU")
+_PATIENCE = 60.0  # seconds without a first piece, after which one may ask whether the cluster has room for it
 
 
 class Backend(Protocol):
@@ -177,8 +181,12 @@ class RayBackend:
             records = table.map_batches(
                 runner, batch_size=1, compute=TaskPoolStrategy(size=size), num_cpus=_cpus_each(size)
             )
+        waiting = threading.Timer(_PATIENCE, _say_what_is_free)
+        waiting.daemon = True
+        waiting.start()
         try:
             for row in records.iter_rows():
+                waiting.cancel()
                 record = json.loads(row["record"])
                 if "error" in record:
                     raise _error_of(record)
@@ -187,6 +195,18 @@ class RayBackend:
             raise
         except Exception as error:
             raise own_error(error) or BclsError(f"a piece failed on Ray: {error}") from error
+        finally:
+            waiting.cancel()
+
+
+def _say_what_is_free() -> None:
+    """Ray waits without a word while others hold the cluster."""
+    import ray
+
+    if ray.is_initialized():
+        free, there = ray.available_resources(), ray.cluster_resources()
+        amounts = ", ".join(f"{free.get(name, 0.0):g} of {there[name]:g} {name}" for name in _AMOUNTS if name in there)
+        log.warning("no piece is done after %g s; free in the cluster: %s", _PATIENCE, amounts)
 
 
 def _cpus_each(workers: int) -> float:

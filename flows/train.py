@@ -118,6 +118,7 @@ def _compute(
             checkpoint_steps=context.runtime.checkpoint_steps,
             compiled=context.runtime.compile,
             activation_checkpointing=context.runtime.activation_checkpointing,
+            sharded=context.runtime.fsdp,
         ),
     )
     fit(context, training_job, job)

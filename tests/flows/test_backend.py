@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import flows.backend
 from bcls_core.errors import BclsError, CorpusError, ModelError
 from bcls_core.store import Store
-from flows.backend import LocalBackend, origins, own_error, results
+from flows.backend import LocalBackend, RayBackend, origins, own_error, results
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Doubler:
@@ -58,3 +62,34 @@ def test_a_wrapper_that_poses_as_our_error_gives_the_original() -> None:
     posing = PosingError("a long trace")
     posing.cause = original  # type: ignore[attr-defined]
     assert own_error(posing) is original
+
+
+class Other:
+    """Somebody else's actor."""
+
+    def here(self) -> None:
+        """Answers once it is there."""
+
+
+@pytest.mark.slow
+def test_waiting_for_others_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    monkeypatch.setattr(flows.backend, "_PATIENCE", 1.0)
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        other = ray.remote(Other).options(num_cpus=1).remote()
+        ray.get(other.here.remote())
+        gone = threading.Timer(6.0, ray.kill, (other,))
+        gone.start()
+        pieces: list[dict[str, Any]] = [{"piece": "p", "value": 4}]
+        records = RayBackend(1).run(Doubler, {"log": tmp_path / "log"}, pieces, draft=None, what="")
+        gone.join()
+        assert results(records) == [{"twice": 8}]
+        assert "no piece is done after 1 s; free in the cluster: 0 of 1 CPU" in caplog.text
+    finally:
+        ray.shutdown()
