@@ -30,12 +30,16 @@ def prepare_here(source: InputSource) -> Prepare:
 
 
 def batches_of(
-    source: BatchSource, prepare: Prepare, plan: BatchPlan, begin: int, workers: Workers
+    source: BatchSource, prepare: Prepare, plan: BatchPlan, begin: int, workers: Workers, ahead: int
 ) -> Prefetcher[Batch]:
-    """This worker's batches of an epoch from step `begin` on: rows of the plan, their inputs, their labels."""
+    """This worker's batches of an epoch from step `begin` on: rows of the plan, their inputs, their labels.
+
+    Args:
+        ahead: batches that a thread makes before they are asked for.
+    """
     steps = range(begin, plan.steps)
     prepared = prepare(plan.epoch, (plan.slice(step, workers.rank, workers.size) for step in steps))
-    return Prefetcher(partial(_batch, source, plan, begin, workers, prepared), len(steps))
+    return Prefetcher(partial(_batch, source, plan, begin, workers, prepared), len(steps), ahead)
 
 
 def _batch(

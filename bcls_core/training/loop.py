@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, dict[str, float]], None]
 Stop = Callable[[], bool]
 
+_BATCHES_AHEAD = 2
+"""Beside an accelerator. A step on CPUs has all of them at work; whoever took one away would have the others wait."""
+
 
 class Notice(Protocol):
     """Of nodes under the training that will be taken away."""
@@ -182,7 +185,8 @@ class Trainer:
         if self._first_frozen.begin(epoch) or self._encoder is None:
             self._encoder = self._make_encoder()
         plan = self._plan(epoch)
-        batches = batches_of(self._train_source, self._prepare, plan, begin, self._workers)
+        ahead = 0 if self._device.type == "cpu" else _BATCHES_AHEAD
+        batches = batches_of(self._train_source, self._prepare, plan, begin, self._workers, ahead)
         sums = {name: value.to(self._device) for name, value in state.sums.items()}
         started = time.perf_counter()
         for step, batch in enumerate(batches, start=begin):

@@ -18,12 +18,26 @@ class Prefetcher(Generic[T]):
     """
 
     def __init__(self, make: Callable[[int], T], count: int, depth: int = 2) -> None:
-        self._make, self._count = make, count
+        """
+        Args:
+            depth: items that wait at most; 0: each is made when it is asked for, without a thread.
+        """
+        self._make, self._count, self._depth = make, count, depth
         self._ready: queue.Queue[T | BaseException] = queue.Queue(maxsize=depth)
         self._stopped = threading.Event()
         self.stalled_seconds = 0.0
 
     def __iter__(self) -> Iterator[T]:
+        return self._ahead() if self._depth else self._in_time()
+
+    def _in_time(self) -> Iterator[T]:
+        for index in range(self._count):
+            started = time.perf_counter()
+            item = self._make(index)
+            self.stalled_seconds += time.perf_counter() - started
+            yield item
+
+    def _ahead(self) -> Iterator[T]:
         thread = threading.Thread(target=self._fill, name="batch-prefetch", daemon=True)
         thread.start()
         try:

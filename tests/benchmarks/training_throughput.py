@@ -3,19 +3,23 @@
     python -m tests.benchmarks.training_throughput
 
 The plain loop is what one would write for one process: draw a batch, decode, tokenise, look labels up, step; no plan,
-no checkpoints, no prefetching, no distribution. The recipe `demo`, an epoch each, in turns. `one worker` is the engine
-in one process with all threads, against the plain loop with as many; `each of two workers` is a job on Ray with one
-thread a worker, against the plain loop with one thread. Starting, validation and saving are in none of them.
+no checkpoints, no distribution. The recipe `demo`, in turns, and each turn's ratio is taken before the median.
+`one worker` is the engine in one process with all threads, against the plain loop with as many. `each of two workers`
+is a job on Ray with one thread a worker, against two plain loops side by side with one thread each and steps as large
+as the job's. Starting, validation and saving are in none of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import numpy as np
@@ -35,8 +39,9 @@ from bcls_core.workers import Workers
 from flows import recipes
 from tests.benchmarks import record
 
+_both: Barrier
 ROUNDS = 5
-SETTINGS = ("train.epochs=1",)
+OF_TWO = "train.batch_size=256"
 
 
 def plain_loop(recipe: Recipe, corpus: Artifact, labels: Artifact) -> float:
@@ -76,9 +81,30 @@ def engine(recipe: Recipe, corpus: Artifact, labels: Artifact, number: int) -> f
     return metrics["train/pairs_per_second"]
 
 
+def side_by_side(root: str) -> float:
+    """Pairs a second of each of two plain loops in processes of their own, of the second epoch: the first warms up."""
+    context = multiprocessing.get_context("spawn")
+    both = context.Barrier(2)
+    with concurrent.futures.ProcessPoolExecutor(2, context, _share, (both,)) as pool:
+        return statistics.mean(pool.map(_second_epoch, [root] * 2))
+
+
+def _share(both: Barrier) -> None:
+    global _both  # a barrier goes to other processes only as they start
+    _both = both
+
+
+def _second_epoch(root: str) -> float:
+    torch.set_num_threads(1)
+    ingredients = open_root(root, OF_TWO)
+    plain_loop(*ingredients)
+    _both.wait()
+    return plain_loop(*ingredients)
+
+
 def on_ray(root: str, seed: int) -> float:
-    """Pairs a second of each of two workers, of the second epoch: the first warms up."""
-    bcls(root, "train", "train.epochs=2", f"train.seed={seed}", "runtime.workers=2")
+    """Pairs a second of each of two workers, of the second epoch."""
+    bcls(root, "train", "train.epochs=2", f"train.seed={seed}", "runtime.workers=2", OF_TWO)
     client = MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
     (experiment,) = [one for one in client.search_experiments() if one.name == "demo"]
     (run,) = client.search_runs(
@@ -96,32 +122,38 @@ def bcls(root: str, flow: str, *settings: str) -> None:
     subprocess.run(command, cwd=record.REPOSITORY, stdout=subprocess.DEVNULL, check=True)
 
 
+def open_root(root: str, *settings: str) -> tuple[Recipe, Artifact, Artifact]:
+    """Recipe, corpus and labels."""
+    corpus, labels = (Store(root).current(kind) for kind in ("corpus", "labels"))
+    return load_recipe(recipes.find("demo"), ("train.epochs=1", *settings)), corpus, labels
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     rounds: int = parser.parse_args().rounds
-    threads = torch.get_num_threads()
-    found: dict[str, list[float]] = {"plain, all threads": [], "one worker": [], "plain, one thread": [], "of two": []}
+    names = ("plain", "one worker", "plain, each of two", "each of two workers")
+    found: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as root:
         for flow in ("ingest", "label"):
             bcls(root, flow, "runtime.backend=local")
-        recipe = load_recipe(recipes.find("demo"), SETTINGS)
-        corpus, labels = (Store(root).current(kind) for kind in ("corpus", "labels"))
-        plain_loop(recipe, corpus, labels)  # warm
+        ingredients = open_root(root)
+        plain_loop(*ingredients)  # warm
         for turn in range(rounds):
-            torch.set_num_threads(threads)
-            found["plain, all threads"].append(plain_loop(recipe, corpus, labels))
-            found["one worker"].append(engine(recipe, corpus, labels, turn))
-            torch.set_num_threads(1)
-            found["plain, one thread"].append(plain_loop(recipe, corpus, labels))
-            found["of two"].append(on_ray(root, turn))
-    medians = {name: round(statistics.median(values), 1) for name, values in found.items()}
+            found["plain"].append(plain_loop(*ingredients))
+            found["one worker"].append(engine(*ingredients, turn))
+            found["plain, each of two"].append(side_by_side(root))
+            found["each of two workers"].append(on_ray(root, turn))
+
+    def ratio(name: str, peer: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(found[name], found[peer], strict=True)), 3)
+
     figures: dict[str, Any] = {
-        "pairs a second": medians,
-        "one worker to plain": round(medians["one worker"] / medians["plain, all threads"], 3),
-        "each of two workers to plain": round(medians["of two"] / medians["plain, one thread"], 3),
+        "pairs a second": {name: round(statistics.median(values), 1) for name, values in found.items()},
+        "one worker to plain": ratio("one worker", "plain"),
+        "each of two workers to plain": ratio("each of two workers", "plain, each of two"),
         "rounds": rounds,
-        "threads": threads,
+        "threads": torch.get_num_threads(),
     }
     record.write("training_throughput", "python -m tests.benchmarks.training_throughput", figures)
 

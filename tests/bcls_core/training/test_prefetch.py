@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -13,13 +14,31 @@ def test_items_arrive_in_order() -> None:
     assert list(Prefetcher(lambda index: index * index, 20, depth=3)) == [index * index for index in range(20)]
 
 
-def test_an_error_is_raised_where_its_item_would_be() -> None:
+def test_without_depth_items_are_made_in_time_and_counted_as_stall() -> None:
+    made: list[int] = []
+    before = threading.active_count()
+
+    def make(index: int) -> int:
+        made.append(index)
+        time.sleep(0.01)
+        return index
+
+    items = Prefetcher(make, 3, depth=0)
+    for item in items:
+        assert made == list(range(item + 1))
+        assert threading.active_count() == before
+    assert made == [0, 1, 2]
+    assert items.stalled_seconds >= 0.03
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_error_is_raised_where_its_item_would_be(depth: int) -> None:
     def make(index: int) -> int:
         if index == 2:
             raise ValueError("row 2 is bad")
         return index
 
-    items = iter(Prefetcher(make, 5))
+    items = iter(Prefetcher(make, 5, depth))
     assert [next(items), next(items)] == [0, 1]
     with pytest.raises(ValueError, match="row 2 is bad"):
         next(items)
