@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from bcls_core.config import load_recipe
 from bcls_core.config.objective import ObjectiveTerm
-from flows import recipes
 from flows.result import with_interval
 from tests.benchmarks import record
 
@@ -69,41 +67,6 @@ def test_the_objective_shown_is_one() -> None:
     (shown,) = re.findall(r"^```yaml\n(train:\n  objective:.*?)^```$", README, re.MULTILINE | re.DOTALL)
     terms = TypeAdapter(list[ObjectiveTerm]).validate_python(yaml.safe_load(shown)["train"]["objective"])
     assert [term.loss for term in terms] == ["info-nce", "kendall"]
-
-
-def test_the_training_settings_shown_are_settings() -> None:
-    page = (REPOSITORY / "bcls_core" / "training" / "README.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    given = yaml.safe_load(shown)
-    recipe = load_recipe(recipes.find("demo"))
-    for section in ("train", "runtime"):
-        settings = getattr(recipe, section)
-        changed = type(settings).model_validate(settings.model_dump() | given[section])
-        defaults = type(settings).model_fields
-        for name in given[section]:
-            assert getattr(changed, name) != defaults[name].default, f"{section}.{name} is shown as it is anyway"
-    with pytest.raises(ValidationError):
-        type(recipe.train).model_validate(recipe.train.model_dump() | {"no_such_setting": 1})
-
-
-def test_what_related_batches_change_is_what_was_measured() -> None:
-    page = " ".join((REPOSITORY / "bcls_core" / "training" / "README.md").read_text(encoding="utf-8").split())
-    found = record.read("related_batches")
-    assert found["seeds"] == [0, 1, 2]
-    shares = [found["labels"][batches]["pairs above p90"] for batches in ("related, half", "random")]
-    assert f"{100 * shares[0]:.1f} % instead of {100 * shares[1]:.1f} % of label pairs" in page
-    changes = {}
-    for objective, splits in found["trained"].items():
-        of_val = splits["val"]["related, half"]
-        for name, digits in (("rsum", 1), ("label/minilm/t2i/kendall", 3)):
-            difference = of_val[name]
-            bounds = difference["low"], difference["high"]
-            changes[objective, name] = with_interval(difference["difference"], bounds, digits)
-    soft, hardest = "soft triplet and Kendall", "hardest triplet"
-    assert f"by {changes[soft, 'rsum']} with the soft triplet and Kendall losses" in page
-    assert f"by {changes[hardest, 'rsum']} with the hardest triplet" in page
-    taus = [changes[objective, "label/minilm/t2i/kendall"] for objective in (soft, hardest)]
-    assert f"tau-b with the labels by {taus[0]} and {taus[1]}" in page
 
 
 def test_every_link_to_a_file_leads_to_one() -> None:

@@ -1,0 +1,52 @@
+"""The README of training: its settings are settings, its figures are those of the committed results."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from bcls_core import training
+from bcls_core.config import load_recipe
+from flows import recipes
+from flows.result import with_interval
+from tests.benchmarks import record
+
+README = (Path(training.__file__).parent / "README.md").read_text(encoding="utf-8")
+TEXT = " ".join(README.split())
+
+
+def test_the_training_settings_shown_are_settings() -> None:
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    given = yaml.safe_load(shown)
+    recipe = load_recipe(recipes.find("demo"))
+    for section in ("train", "runtime"):
+        settings = getattr(recipe, section)
+        changed = type(settings).model_validate(settings.model_dump() | given[section])
+        defaults = type(settings).model_fields
+        for name in given[section]:
+            assert getattr(changed, name) != defaults[name].default, f"{section}.{name} is shown as it is anyway"
+    with pytest.raises(ValidationError):
+        type(recipe.train).model_validate(recipe.train.model_dump() | {"no_such_setting": 1})
+
+
+def test_what_related_batches_change_is_what_was_measured() -> None:
+    found = record.read("related_batches")
+    assert found["seeds"] == [0, 1, 2]
+    shares = [found["labels"][batches]["pairs above p90"] for batches in ("related, half", "random")]
+    assert f"{100 * shares[0]:.1f} % instead of {100 * shares[1]:.1f} % of label pairs" in TEXT
+    changes = {}
+    for objective, splits in found["trained"].items():
+        of_val = splits["val"]["related, half"]
+        for name, digits in (("rsum", 1), ("label/minilm/t2i/kendall", 3)):
+            difference = of_val[name]
+            bounds = difference["low"], difference["high"]
+            changes[objective, name] = with_interval(difference["difference"], bounds, digits)
+    soft, hardest = "soft triplet and Kendall", "hardest triplet"
+    assert f"by {changes[soft, 'rsum']} with the soft triplet and Kendall losses" in TEXT
+    assert f"by {changes[hardest, 'rsum']} with the hardest triplet" in TEXT
+    taus = [changes[objective, "label/minilm/t2i/kendall"] for objective in (soft, hardest)]
+    assert f"tau-b with the labels by {taus[0]} and {taus[1]}" in TEXT
