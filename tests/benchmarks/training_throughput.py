@@ -67,7 +67,7 @@ def plain_loop(recipe: Recipe, corpus: Artifact, labels: Artifact) -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
         optimiser.step()
-        float(loss)
+        float(loss.detach())
     return len(order) / (time.perf_counter() - started)
 
 

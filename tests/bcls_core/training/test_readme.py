@@ -50,3 +50,17 @@ def test_what_related_batches_change_is_what_was_measured() -> None:
     assert f"by {changes[hardest, 'rsum']} with the hardest triplet" in TEXT
     taus = [changes[objective, "label/minilm/t2i/kendall"] for objective in (soft, hardest)]
     assert f"tau-b with the labels by {taus[0]} and {taus[1]}" in TEXT
+
+
+def test_what_it_costs_is_what_was_measured() -> None:
+    throughput, cache = record.read("training_throughput"), record.read("gradient_cache")
+    pairs = throughput["pairs a second"]
+    alone, each = throughput["one worker to plain"], throughput["each of two workers to plain"]
+    assert throughput["rounds"] == 5
+    assert f"a worker alone trains {pairs['one worker']:.0f} pairs a second, {alone:.2f} of what a plain loop" in TEXT
+    assert f"two workers on Ray trains {pairs['each of two workers']:.0f}, {each:.2f} of each of two plain" in TEXT
+    assert cache["rows"]["cached"] == 8 * cache["rows"]["small batch"]
+    memory, seconds = cache["memory, cached to small"], cache["seconds, cached to at once"]
+    assert (
+        f"eight times the batch takes {memory:.2f} times the memory of the small one, and {seconds:.2f} times" in TEXT
+    )
