@@ -64,3 +64,9 @@ def test_what_it_costs_is_what_was_measured() -> None:
     assert (
         f"eight times the batch takes {memory:.2f} times the memory of the small one, and {seconds:.2f} times" in TEXT
     )
+    reads = record.read("random_reads")
+    speeds = reads["pictures a second"]
+    assert f"corpus of {reads['corpus MB']} MB through a cache of {reads['cache MB']} MB" in TEXT
+    assert f"MB: {speeds['stored as they are']:,} a second from their places" in TEXT
+    assert f"{reads['to a file each']:.2f} of what a file each would give and {reads['to compressed']} times" in TEXT
+    assert f"{speeds['stored as they are, first pass']:,} a second while the places are being found" in TEXT
