@@ -20,8 +20,9 @@ ASSUMED_GPU_RATE = 400e12
 PANEL_COLUMNS = 4032
 """Columns that are packed and met by all rows before the next ones are; fewer where there are few rows."""
 
-TILE_BYTES = 9 * 2**20
-"""Packed columns at 384 dimensions, and room for the hits of as many tasks as a sweep of columns has."""
+TILE_BYTES = 12 * 2**20
+"""Packed columns at 384 dimensions, and room for the hits of as many tasks as a sweep of columns has, where panels are
+widest (32 columns, AVX-512); a quarter less where they have 16."""
 
 ROW_BYTES = 80
 """Of each row: its norm, its place in the order of the search, floors, counts, norms behind stops, and hashes for a
