@@ -29,7 +29,7 @@ Encodings = tuple[Tensor, Tensor]
 
 
 class StepEncoder:
-    """Encodes the rows of one worker's steps.
+    """Encodes the rows of one worker's steps; buffers (running statistics) are each worker's own meanwhile.
 
     Args:
         student: on its device; its parameters that ask for gradients now are those that get them.
@@ -59,7 +59,10 @@ class StepEncoder:
         self._by_hand = workers.size > 1 and (piece is not None or is_sharded(student))
         self._exchanged = whole_parameters(student)
         shared = workers.size > 1 and not self._by_hand and trained
-        self._model: nn.Module = DistributedDataParallel(self._plain) if shared else self._plain
+        self._model: nn.Module = self._plain
+        if shared:
+            # Running statistics are each worker's own until an epoch ends; the first one's are those of the model.
+            self._model = DistributedDataParallel(self._plain, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def encode(self, batch: Batch, seed: Sequence[int]) -> EncodedStep:
         """This worker's encodings of a step.
@@ -70,8 +73,6 @@ class StepEncoder:
         # Of the largest part, so that all workers make as many pieces.
         pieces = 1 if self._piece is None else -(-max(batch.sizes) // self._piece)
         cut = [_Piece(images, captions, (*seed, place)) for place, (images, captions) in enumerate(_cut(batch, pieces))]
-        if self._by_hand:
-            self._workers.share_buffers(self._student)
         if pieces == 1:
             return EncodedStep(*self._forward(self._model, cut[0]), self)
         with torch.no_grad(), _buffers_kept(self._student):
