@@ -16,6 +16,7 @@ from bcls_core.students import load_student
 from bcls_core.training.history import read_history
 from bcls_core.training.loop import Engine, Trainer, TrainingJob, train
 from bcls_core.training.sharding import _layers, shard
+from bcls_core.training.validate import validate
 from bcls_core.workers import Workers
 from tests.bcls_core.training.joint_training import Attempt, Seen, train_jointly
 from tests.bcls_core.training.layered_student import LayeredStudent
@@ -167,6 +168,21 @@ def test_one_worker_takes_up_a_checkpoint_of_two(trained: Trained) -> None:
     assert job.engine.sharded
     train(job, Workers(), lambda *_: None)
     assert losses_apart(finish(job), trained.artifacts["two-towers, data parallel"]) < 2e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["layered, data parallel", "layered-gradient-cache, data parallel", "layered, sharded"]
+)
+def test_all_workers_validate_the_model_that_is_published(ground: Any, trained: Trained, name: str) -> None:
+    """The running statistics of its batch norm are the first worker's, though each had its own rows."""
+    artifact = trained.artifacts[name]
+    job = begin(ground, f"validated-{name.replace(', ', '-').replace(' ', '-')}", sharded=False, **LAYERED)
+    val = Trainer(job, Workers())._val_source
+    found = validate(load_student(artifact.local("model")), val, Workers(), torch.device("cpu"))
+    best = read_history(artifact).best
+    assert {f"val/{measure}" for measure in found} == {measure for measure in best if measure.startswith("val/")}
+    assert found == pytest.approx({measure: best[f"val/{measure}"] for measure in found}, abs=1e-4)
 
 
 @pytest.mark.slow
