@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bcls_core.store import Store
+from tests.faults.counted_student import HUNGER
 from tests.faults.processes import Nodes
 from tests.faults.records import LONGEST
 from tests.faults.train_kills import REPOSITORY, Driver, make_source
@@ -32,6 +34,38 @@ def test_workers_that_cannot_start_are_not_waited_for(tmp_path: Path, monkeypatc
     finally:
         ray.shutdown()
         nodes.close()
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_workers_that_take_all_memory_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's memory monitor kills them and whatever else is on their node, Train's controller too, over and over."""
+    total, available = _memory()
+    room = 4 << 30  # for Ray's own processes, and a few seconds of hunger
+    if available < 2 * room:
+        pytest.skip("less than 8 GiB of memory are available")
+    root = make_source(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(total - available + room) / total:.4f}")
+    monkeypatch.setenv(HUNGER, "128")
+    nodes = Nodes(cpus=2, count=1)
+    try:
+        driver = Driver(root, nodes.address)
+        assert driver.process.wait(LONGEST) == 1, driver.said()
+        said = " ".join(driver.said().split())
+        assert "training was killed 3 times for lack of memory, with train.batch_size=16 on 2 workers" in said
+        assert "Lower train.mini_batch_size" in said
+        assert "Traceback" not in said
+        assert not Store(root).list("training", unpublished=True)
+    finally:
+        nodes.close()
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes of this machine, and those that are available."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (int(lines[name].split()[0]) << 10 for name in ("MemTotal", "MemAvailable"))
+    return total, available
 
 
 class Other:

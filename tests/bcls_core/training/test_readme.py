@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bcls_core.config import load_recipe
 from flows import recipes
 from flows.result import with_interval
 from tests.benchmarks import record
+from tests.faults.records import RESULTS
 
 README = (Path(training.__file__).parent / "README.md").read_text(encoding="utf-8")
 TEXT = " ".join(README.split())
@@ -70,3 +72,18 @@ def test_what_it_costs_is_what_was_measured() -> None:
     assert f"MB: {speeds['stored as they are']:,} a second from their places" in TEXT
     assert f"{reads['to a file each']:.2f} of what a file each would give and {reads['to compressed']} times" in TEXT
     assert f"{speeds['stored as they are, first pass']:,} a second while the places are being found" in TEXT
+
+
+def test_what_kills_cost_is_what_was_measured() -> None:
+    """All that were planned hit, no claim failed, and each cost at most a checkpoint interval."""
+    found = json.loads((RESULTS / "train_kills.json").read_text())
+    runs, kills = found["runs"], sum(found["kills"].values())
+    assert [*found["failed"], *(failed for run in runs for failed in run["failed"])] == []
+    assert set(found["kills"].values()) == {found["kills"]["worker"]}
+    hits = [kill for run in runs for kill in run["kills"] if "missed" not in kill]
+    assert len(hits) == kills
+    lost = sum(run["steps_begun"] - run["steps"] for run in runs)
+    assert f"{len(runs)} trainings with {kills} kills, {found['kills']['worker']} of each kind" in TEXT
+    assert f"cost {lost / kills:.1f} steps on average" in TEXT
+    assert f"a checkpoint every {found['checkpoint_steps']} steps" in TEXT
+    assert all(run["steps_begun"] - run["steps"] <= found["checkpoint_steps"] * len(run["kills"]) for run in runs)
