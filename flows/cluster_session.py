@@ -11,6 +11,8 @@ from bcls_core.errors import ConfigError
 
 _QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TRAIN_V2_ENABLED": "1"}
 
+_jobs_begun: set[str] = set()  # Ray's ids of the sessions that ensure_ray began
+
 
 def ensure_ray() -> None:
     """Connects to Ray once; later calls do nothing."""
@@ -36,6 +38,7 @@ def ensure_ray() -> None:
             f"Ray at {address} cannot be reached: {error}\n  Check RAY_ADDRESS. If it speaks of an authentication "
             "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on the cluster's head (see cluster/README.md)."
         ) from error
+    _jobs_begun.add(ray.get_runtime_context().get_job_id())
     # Ray installs a handler of its own, after which SIGTERM would end the process with another exit code than 143.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -44,6 +47,18 @@ def ensure_ray() -> None:
     # The flows show their own progress, in pieces.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def renew_ray() -> None:
+    """Ends the session that `ensure_ray` began, and with it whatever it holds on the cluster, and begins another.
+
+    A session that somebody else began in this process is left as it is.
+    """
+    import ray
+
+    if ray.is_initialized() and ray.get_runtime_context().get_job_id() in _jobs_begun:
+        ray.shutdown()
+    ensure_ray()
 
 
 def require_resources(workers: int, *, cpus: float = 0.0, gpus: int = 0) -> None:

@@ -43,6 +43,8 @@ def fit_on_ray(context: Context, training: TrainingJob, job: Job) -> None:
     """
     from ray.train import WorkerGroupError
 
+    from flows.cluster_session import renew_ray
+
     scratch, stop_file = training.draft.scratch, f"{_STOP_FILE}{os.urandom(8).hex()}"
     with sigterm_noted(lambda: scratch.write_bytes(stop_file, b"")) as noted:
         for fits in range(1, _FITS + 1):
@@ -57,6 +59,8 @@ def fit_on_ray(context: Context, training: TrainingJob, job: Job) -> None:
                 if own is not None or fits == _FITS:
                     raise own or _not_carried_out(error, context, training, fits) from error
                 log.warning("training is begun again, for its controller failed: %s", _first_lines(error))
+                # What a killed controller had reserved for its workers stays so until its job ends.
+                renew_ray()
                 continue
             if noted.is_set() and not training.draft.exists(HISTORY):
                 raise StoppedError(_STOPPED)

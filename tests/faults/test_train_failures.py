@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from bcls_core.store import Store
-from tests.faults.counted_student import HUNGER
-from tests.faults.processes import Nodes
+from tests.faults.counted_student import HUNGER, counted
+from tests.faults.processes import Nodes, freeze, send, titled
 from tests.faults.records import LONGEST
-from tests.faults.train_kills import REPOSITORY, Driver, make_source
+from tests.faults.train_kills import REPOSITORY, TITLES, Driver, count_anew, make_source
 
 
 @pytest.mark.slow
@@ -33,6 +35,27 @@ def test_workers_that_cannot_start_are_not_waited_for(tmp_path: Path, monkeypatc
         assert "Traceback" not in said
     finally:
         ray.shutdown()
+        nodes.close()
+
+
+@pytest.mark.slow
+def test_what_a_killed_controller_had_reserved_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for the workers of one fit only."""
+    root = make_source(tmp_path)
+    count_anew(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    nodes = Nodes(cpus=1, count=1)
+    driver = Driver(root, nodes.address)
+    try:
+        while not counted(tmp_path / "steps"):
+            assert driver.process.poll() is None, driver.said()
+            time.sleep(0.02)
+        (controller,) = (pid for home in (*nodes.raylets(), nodes.head) for pid in titled(home, TITLES["controller"]))
+        send(freeze(controller), signal.SIGKILL)
+        driver.finish()
+        assert "training is begun again, for its controller failed" in driver.said()
+    finally:
+        driver.kill()
         nodes.close()
 
 
