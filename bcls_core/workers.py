@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,29 +76,48 @@ class Workers:
         return found
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Does what data parallelism does, for parameters outside of it, such as a loss's temperature.
+        """Does what data parallelism does: each has the mean of all workers' gradients.
 
-        Those that have gradients must be the same on all workers.
+        A parameter without a gradient counts as zeros where another worker has one, and is left alone if nobody has
+        one. All are exchanged at once, in a layout that is the same in every step, and so are the sums, bit for bit.
+
+        Args:
+            parameters: the same on all workers; those that ask for no gradient are left out.
         """
         if self.size == 1:
             return
-        of_type: dict[torch.dtype, list[Tensor]] = {}
+        of_type: dict[torch.dtype, list[nn.Parameter]] = {}
         for parameter in parameters:
-            if parameter.grad is not None:
-                of_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
-        for gradients in of_type.values():
-            joint = torch.cat([gradient.reshape(-1) for gradient in gradients])  # one exchange instead of many
+            if parameter.requires_grad:
+                of_type.setdefault(parameter.dtype, []).append(parameter)
+        for alike in of_type.values():
+            present = alike[0].new_tensor([float(one.grad is not None) for one in alike])
+            flat = [(torch.zeros_like(one) if one.grad is None else one.grad).reshape(-1) for one in alike]
+            joint = torch.cat([*flat, present])
             dist.all_reduce(joint)
-            joint /= self.size
-            parts = torch.split(joint, [one.numel() for one in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+            *means, somewhere = torch.split(joint, [*map(len, flat), len(alike)])
+            for parameter, mean, count in zip(alike, means, somewhere.tolist(), strict=True):
+                if count:
+                    mean = (mean / self.size).view_as(parameter)
+                    parameter.grad = mean if parameter.grad is None else parameter.grad.copy_(mean)
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Gives every worker the first one's buffers (running statistics and the like)."""
-        if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+        """Gives every worker the first one's buffers (running statistics and the like), of any type and layout."""
+        buffers = [buffer for buffer in model.buffers() if buffer.numel()]
+        if self.size == 1 or not buffers:
+            return
+        flat = [buffer.detach().contiguous().reshape(-1).view(torch.uint8) for buffer in buffers]
+        joint = torch.cat(flat)
+        dist.broadcast(joint, src=0)
+        if not self.is_first:
+            with torch.no_grad():
+                for buffer, part in zip(buffers, torch.split(joint, [*map(len, flat)]), strict=True):
+                    buffer.copy_(part.clone().view(buffer.dtype).view(buffer.shape))  # a clone lies aligned
+
+
+def usable_processors() -> int:
+    """Of this machine, those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _GatherRows(torch.autograd.Function):

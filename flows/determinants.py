@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bcls_core.config import (
 )
 from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
+from bcls_core.students.factory import custom_class
 
 TRAINING_ALGORITHM = 4
 EVALUATION_ALGORITHM = 2
@@ -92,10 +94,11 @@ def _tower_digests(settings: TrainSettings) -> dict[str, Any]:
 
 
 def source_digest(target: str) -> str:
-    """sha256 of the file that holds a custom student: another file is another student.
+    """sha256 of the file that holds a custom student, and of the files of its package that it inherits from: another
+    file is another student.
 
     Raises:
-        ModelError: there is no such module.
+        ModelError: there is no such module, or no student in it.
     """
     module = target.partition(":")[0]
     try:
@@ -107,7 +110,14 @@ def source_digest(target: str) -> str:
             f"student target {target!r}: no module {module!r} can be found.\n"
             "  Put the file's folder on PYTHONPATH (for a Ray job, into its working directory) or install its package."
         )
-    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
+    package = module.partition(".")[0]
+    sources = {
+        inspect.getsourcefile(one)
+        for one in custom_class(target).__mro__
+        if one.__module__.partition(".")[0] == package
+    }
+    files = [found.origin, *sorted(file for file in sources - {found.origin} if file is not None)]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
 def _digest(model: str, revision: str | None) -> dict[str, str]:

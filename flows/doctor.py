@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from bcls_core.errors import BclsError
+from bcls_core.workers import usable_processors
 from flows.context import Context
 from flows.result import Grid, Result
 
@@ -129,7 +131,9 @@ def _package(name: str, wanted: Requirement | None) -> Finding:
         )
     found = f"{distribution.version} from {origin.parent}"
     installed = Path(str(distribution.locate_file(""))).resolve()
-    if not origin.is_relative_to(installed):
+    if not origin.is_relative_to(installed) and _is_editable(distribution):
+        found += ", installed as editable"
+    elif not origin.is_relative_to(installed):
         hidden = f"{found}, which hides {installed / module}"
         return Finding(name, "wrong", hidden, "Take that folder out of PYTHONPATH, or start elsewhere.")
     if wanted is not None and not wanted.specifier.contains(distribution.version, prereleases=True):
@@ -137,10 +141,15 @@ def _package(name: str, wanted: Requirement | None) -> Finding:
     return Finding(name, "ok", found)
 
 
+def _is_editable(distribution: importlib.metadata.Distribution) -> bool:
+    """Whether it was installed from a folder that it is imported from (`pip install -e`)."""
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    return bool(origin.get("dir_info", {}).get("editable"))
+
+
 def machine() -> Iterator[Finding]:
     """Processors, shared memory, and a compiler for `torch.compile`."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("processors", "ok", f"{usable} of {os.cpu_count()} can be used")
+    yield Finding("processors", "ok", f"{usable_processors()} of {os.cpu_count()} can be used")
     shared = Path("/dev/shm")  # noqa: S108 - not written to
     if shared.is_dir():
         free = shutil.disk_usage(shared).free
@@ -221,7 +230,8 @@ def ray_cluster(context: Context) -> Iterator[Finding]:
         return
     import ray
 
-    from flows.cluster_session import ensure_ray, require_resources
+    from flows.cluster_session import ensure_ray
+    from flows.fit_on_ray import require_workers
 
     ensure_ray()
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -229,7 +239,7 @@ def ray_cluster(context: Context) -> Iterator[Finding]:
     shown = ", ".join(f"{amount:g} {name}" for name, amount in sorted(there.items()))
     where = os.environ.get("RAY_ADDRESS", "a Ray of this process")
     yield Finding("Ray", "ok", f"{where}: {len(alive)} nodes, {shown}")
-    require_resources(context.runtime.workers, cpus=0.5)
+    require_workers(context.runtime, context.device)
     versions = {node.get("RayVersion") for node in alive} - {None}
     if len(versions) > 1:
         yield Finding("Ray", "wrong", f"nodes have {', '.join(sorted(map(str, versions)))}", "Install one version.")
@@ -270,7 +280,9 @@ def _compared(check: str, backend: str, way: str, most: float) -> Finding:
     try:
         apart = self_check.two_processes(backend, way)
     except Exception as error:
-        last = str(error).strip().splitlines()[-1]
-        return Finding(check, "wrong", f"{type(error).__name__}: {last}", "See GLOO_SOCKET_IFNAME and NCCL_DEBUG=INFO.")
+        last = str(error).strip().splitlines()[-1:]
+        return Finding(
+            check, "wrong", ": ".join([type(error).__name__, *last]), "See GLOO_SOCKET_IFNAME and NCCL_DEBUG=INFO."
+        )
     state: State = "ok" if apart <= most else "wrong"
     return Finding(check, state, f"gradients of two processes differ from one's by {apart:.1e} of the largest")

@@ -10,11 +10,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from bcls_core.config import RuntimeSettings
 from bcls_core.errors import BclsError, StoppedError
 from bcls_core.training.feed import prepare_here
 from bcls_core.training.history import HISTORY
 from bcls_core.training.loop import TrainingJob, train
-from bcls_core.workers import Workers
+from bcls_core.workers import Workers, usable_processors
 from flows.backend import own_error
 from flows.context import Context
 from flows.epochs import EpochLogger, epochs_watched
@@ -71,13 +72,11 @@ def _fit_once(context: Context, training: TrainingJob, job: Job, stop_file: str)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from flows.cluster_session import require_resources
     from flows.process_group import GlooConfig
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_START_SECONDS))
-    beside = _beside(context, training)
-    workers, least, each = context.runtime.workers, context.runtime.least_workers, _resources(training, beside)
-    require_resources(least or workers, cpus=each["CPU"], gpus=int(each.get("GPU", 0)))
+    beside, each = require_workers(context.runtime, training.device)
+    workers, least = context.runtime.workers, context.runtime.least_workers
     # A run's name is never used twice: Ray would take a finished run of that name for this one. What survives an
     # attempt is the checkpoint in the draft, the same for every backend.
     name = f"{training.draft.version}-{os.getpid()}-{os.urandom(4).hex()}"
@@ -113,20 +112,28 @@ def _fit_once(context: Context, training: TrainingJob, job: Job, stop_file: str)
         context.store.filesystem.remove_tree(f".ray/{name}")
 
 
-def _beside(context: Context, training: TrainingJob) -> int:
-    """Processes beside each worker that prepare its inputs."""
+def require_workers(runtime: RuntimeSettings, device: str) -> tuple[int, dict[str, float]]:
+    """Processes beside each worker that prepare its inputs, and the resources of one worker with them.
+
+    Raises:
+        ConfigError: the cluster could never hold them.
+    """
+    from flows.cluster_session import require_resources
+
+    beside, each = _worker(runtime, device)
+    require_resources(runtime.least_workers or runtime.workers, cpus=each["CPU"], gpus=int(each.get("GPU", 0)))
+    return beside, each
+
+
+def _worker(runtime: RuntimeSettings, device: str) -> tuple[int, dict[str, float]]:
     import ray
 
     from flows.cluster_session import ensure_ray
 
     ensure_ray()
     nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return data_workers(context.runtime.data_workers, training.device, nodes)
-
-
-def _resources(training: TrainingJob, beside: int) -> dict[str, float]:
-    """Of one worker and the processes beside it."""
-    return {"GPU": 1, "CPU": 1 + beside} if training.device == "cuda" else {"CPU": 0.5 * (1 + beside)}
+    beside = data_workers(runtime.data_workers, device, nodes)
+    return beside, {"GPU": 1, "CPU": 1 + beside} if device == "cuda" else {"CPU": 0.5 * (1 + beside)}
 
 
 def _died(error: Any, context: Context, training: TrainingJob, times: int) -> BclsError:
@@ -144,7 +151,7 @@ def _not_carried_out(error: Exception, context: Context, training: TrainingJob, 
 
     if _is_starved(str(error)):
         return _starved(str(error), context, training, times)
-    wanted = _resources(training, _beside(context, training))
+    _, wanted = _worker(context.runtime, training.device)
     request = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
     there = ", ".join(
         f"{ray.available_resources().get(name, 0.0):g} of {ray.cluster_resources().get(name, 0.0):g} {name} free"
@@ -187,7 +194,7 @@ def _train_on_worker(config: Mapping[str, Any]) -> None:
     workers = Workers.of_process_group()
     if training.device == "cpu":
         here = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
+        torch.set_num_threads(max(1, usable_processors() // here))
     beside: int = config["data_workers"]
     prepare = partial(PrepareOnRay, count=beside) if beside else prepare_here
     log_epoch = None

@@ -49,7 +49,9 @@ class TrainSettings(Section):
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: towers under autocast")
     epochs: PositiveInt = 10
     patience: PositiveInt | None = Field(
-        default=None, description="epochs without a better val rsum after which training ends; never if unset"
+        default=None,
+        description="epochs without a better val rsum after which training ends, frozen ones not counted; never if "
+        "unset",
     )
     learning_rate: PositiveFloat = 5e-4
     tower_learning_rate: PositiveFloat | None = Field(
@@ -70,6 +72,15 @@ class TrainSettings(Section):
     )
 
     @model_validator(mode="after")
+    def _towers_to_train(self) -> TrainSettings:
+        if self.frozen_epochs >= self.epochs:
+            raise ValueError(
+                f"frozen_epochs={self.frozen_epochs} are all of epochs={self.epochs}: towers that came with weights "
+                "would never be trained. Lower frozen_epochs, or give these towers `trained: false`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pictures_to_vary(self) -> TrainSettings:
         image = self.student.image if isinstance(self.student, TwoTowerStudent) else None
         frozen = isinstance(image, PretrainedTower) and not image.trained
@@ -81,4 +92,4 @@ class TrainSettings(Section):
             )
         return self
 
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**64)

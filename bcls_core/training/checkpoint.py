@@ -131,7 +131,7 @@ class Checkpoints:
 
     def _take_over(self, earlier: int, attempt: int) -> None:
         content = self._read(_checkpoint(earlier))
-        best_epoch = TrainingState(**_from_bytes(content)).best_epoch
+        best_epoch = TrainingState(**self._from_bytes(content, _checkpoint(earlier))).best_epoch
         best = self._read(_best(earlier, best_epoch))
         self._scratch.write_bytes(_best(attempt, best_epoch), best)
         self._scratch.write_bytes(_checkpoint(attempt), content)
@@ -158,7 +158,17 @@ class Checkpoints:
             return file.read()
 
     def _load(self, path: str) -> dict[str, Any]:
-        return _from_bytes(self._read(path))
+        return self._from_bytes(self._read(path), path)
+
+    def _from_bytes(self, content: bytes, path: str) -> dict[str, Any]:
+        try:
+            loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch and pickle raise what they like
+            raise StoreError(
+                f"{self._url}: its file {path} of {len(content)} bytes cannot be read ({type(error).__name__}). "
+                "Remove this draft's folder, which begins the training anew, or put the file back from a copy."
+            ) from error
+        return loaded
 
 
 def finished_epochs(draft: Draft) -> int:
@@ -175,8 +185,3 @@ def _checkpoint(attempt: int) -> str:
 
 def _best(attempt: int, epoch: int) -> str:
     return f"best-{attempt:06d}-{epoch:05d}.pt"
-
-
-def _from_bytes(content: bytes) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return loaded

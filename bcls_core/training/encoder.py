@@ -27,9 +27,11 @@ from bcls_core.workers import Workers
 
 Encodings = tuple[Tensor, Tensor]
 
+_OVERLAPPED = {"cuda"}  # devices that compute while gradients are exchanged
+
 
 class StepEncoder:
-    """Encodes the rows of one worker's steps; buffers (running statistics) are each worker's own meanwhile.
+    """Encodes the rows of one worker's steps; each begins with the first worker's buffers (running statistics).
 
     Args:
         student: on its device; its parameters that ask for gradients now are those that get them.
@@ -53,16 +55,19 @@ class StepEncoder:
             # Sizes that turn out to change (rows, tokens) become variables then. Those of pictures stay numbers: with
             # variables, inductor cannot order the strides of some convolutions.
             self._plain.compile()
-        # Data parallelism follows one forward and one backward a step; pieces have many, so there it is done by hand.
-        # Sharded parameters do their part themselves.
-        trained = any(parameter.requires_grad for parameter in student.parameters())
-        self._by_hand = workers.size > 1 and (piece is not None or is_sharded(student))
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        # Torch's data parallelism follows one forward and one backward a step; pieces have many, so there it is done by
+        # hand. Sharded parameters do their part themselves. And torch adds gradients in another order in a first step
+        # than in later ones, so that from three workers on a training that was stopped would go on with other bits:
+        # where nothing is gained by exchanging gradients while others are computed, it is done by hand, too.
+        overlapped = (
+            piece is None and not is_sharded(student) and all(one.device.type in _OVERLAPPED for one in trained)
+        )
+        self._by_hand = workers.size > 1 and not overlapped
         self._exchanged = whole_parameters(student)
-        shared = workers.size > 1 and not self._by_hand and trained
         self._model: nn.Module = self._plain
-        if shared:
-            # Running statistics are each worker's own until an epoch ends; the first one's are those of the model.
-            self._model = DistributedDataParallel(self._plain, broadcast_buffers=False, gradient_as_bucket_view=True)
+        if workers.size > 1 and overlapped and trained:
+            self._model = DistributedDataParallel(self._plain, gradient_as_bucket_view=True)
 
     def encode(self, batch: Batch, seed: Sequence[int]) -> EncodedStep:
         """This worker's encodings of a step.
@@ -73,6 +78,8 @@ class StepEncoder:
         # Of the largest part, so that all workers make as many pieces.
         pieces = 1 if self._piece is None else -(-max(batch.sizes) // self._piece)
         cut = [_Piece(images, captions, (*seed, place)) for place, (images, captions) in enumerate(_cut(batch, pieces))]
+        if self._by_hand:
+            self._workers.share_buffers(self._student)
         if pieces == 1:
             return EncodedStep(*self._forward(self._model, cut[0]), self)
         with torch.no_grad(), _buffers_kept(self._student):
@@ -165,12 +172,16 @@ def _rows(inputs: Mapping[str, Tensor], part: slice) -> Inputs:
 @contextlib.contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
     """What is encoded twice counts once in running statistics."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
-        for buffer, before in kept:
-            buffer.copy_(before)
+        for module, name, buffer, before in kept:
+            setattr(module, name, buffer.copy_(before))  # it may have been replaced
 
 
 def keep_few_activations(student: nn.Module) -> None:

@@ -175,7 +175,8 @@ class Trainer:
 
     def _is_over(self, state: TrainingState) -> bool:
         patience = self._settings.patience
-        tired = patience is not None and state.epoch - state.best_epoch >= patience
+        since = max(state.best_epoch, self._settings.frozen_epochs)
+        tired = patience is not None and state.epoch - since >= patience
         return tired or state.epoch >= self._settings.epochs
 
     def _train_epoch(self, state: TrainingState, stop: Stop) -> tuple[dict[str, float], dict[str, float]]:
@@ -354,6 +355,8 @@ class Trainer:
             )
 
     def _finish(self, state: TrainingState) -> None:
+        if not state.best_epoch:
+            log.warning("no epoch had a better val rsum than the untrained student's, which is the model therefore")
         student = load_initial(self._draft)  # this worker may have but a part of the one it trained
         self._load_trained(student, self._checkpoints.best(state))
         self._checkpoints.require_newest()

@@ -25,6 +25,33 @@ def weights_of(rank: int) -> Tensor:
     return torch.arange(sum(SIZES), dtype=torch.float64)[:, None] * (rank + 1)
 
 
+def partly_trained(rank: int) -> list[nn.Parameter]:
+    """The first has a gradient on the last worker only, the second everywhere, the others nowhere."""
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(3))]
+    if rank == 2:
+        parameters[0].grad = torch.tensor([6.0, 6.0])
+    parameters[1].grad = (rank + 1) * torch.tensor([[1.0, 3.0], [2.0, 4.0]]).T
+    return [*parameters, nn.Parameter(torch.zeros(2), requires_grad=False)]
+
+
+def buffers_of(rank: int) -> nn.Module:
+    """Of several types, one strided, one transposed, one empty."""
+    module = nn.Module()
+    for name, dtype in {
+        "an_int8": torch.int8,
+        "an_int16": torch.int16,
+        "a_half": torch.float16,
+        "an_int64": torch.int64,
+    }.items():
+        module.register_buffer(name, torch.full((3,), rank + 1, dtype=dtype))
+    module.register_buffer("flag", torch.tensor(rank == 0))
+    module.register_buffer("strided", torch.arange(8.0)[::2] + rank)
+    module.register_buffer("transposed", (torch.arange(6.0).view(2, 3) + rank).T)
+    module.register_buffer("a_complex", torch.full((2,), rank + 1j, dtype=torch.complex64))
+    module.register_buffer("empty", torch.zeros(0))
+    return module
+
+
 def worker(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
@@ -38,7 +65,17 @@ def worker(rank: int, size: int, folder: str) -> None:
     norm = nn.BatchNorm1d(2)
     norm.running_mean.fill_(rank + 1)
     workers.share_buffers(norm)
+    others = partly_trained(rank)
+    workers.average_gradients(others)
+    kept = buffers_of(rank)
+    workers.share_buffers(kept)
     found = {
+        "elsewhere": others[0].grad,
+        "everywhere": others[1].grad,
+        "nowhere": torch.tensor(others[2].grad is None and others[3].grad is None),
+        "like the first's": torch.tensor(
+            all(torch.equal(one, other) for one, other in zip(kept.buffers(), buffers_of(0).buffers(), strict=True))
+        ),
         "gathered": gathered.detach(),
         "gradient": rows.grad,
         "sum": workers.sum(torch.tensor([1.0, rank])),
@@ -78,6 +115,18 @@ def test_sums_largest_values_gradients_and_buffers(found: list[dict[str, Tensor]
         assert results["largest"].tolist() == [0.0, 2.0]
         assert results["temperature"].item() == 2.0
         assert results["buffer"].tolist() == [1.0, 1.0]
+
+
+def test_a_gradient_that_some_lack_is_averaged_as_zeros(found: list[dict[str, Tensor]]) -> None:
+    """Its neighbours stay what they are, and what nobody has stays without one."""
+    for results in found:
+        assert results["elsewhere"].tolist() == [2.0, 2.0]
+        assert results["everywhere"].tolist() == [[2.0, 4.0], [6.0, 8.0]]
+        assert results["nowhere"]
+
+
+def test_buffers_of_any_type_and_layout_are_shared(found: list[dict[str, Tensor]]) -> None:
+    assert all(results["like the first's"] for results in found)
 
 
 def test_one_worker_needs_no_process_group() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -86,6 +87,26 @@ def test_a_module_that_hides_a_package_is_wrong(tmp_path: Path) -> None:
     assert f"from {tmp_path}, which hides" in shown
 
 
+def test_a_package_installed_from_its_folder_is_all_right(tmp_path: Path) -> None:
+    (tmp_path / "site" / "edited-1.0.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "edited-1.0.dist-info" / "METADATA").write_text("Name: edited\nVersion: 1.0\n")
+    origin = {"url": f"file://{tmp_path}/source", "dir_info": {"editable": True}}
+    (tmp_path / "site" / "edited-1.0.dist-info" / "direct_url.json").write_text(json.dumps(origin))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "edited.py").write_text("")
+    script = "from flows import doctor; print(doctor._package('edited', None))"
+    path = os.pathsep.join(map(str, (tmp_path / "source", tmp_path / "site", Path(doctor.__file__).parents[1])))
+    shown = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "state='ok'" in shown
+    assert f"1.0 from {tmp_path}/source, installed as editable" in shown
+
+
 def test_a_package_that_is_missing_or_too_old_is_wrong() -> None:
     missing = doctor._package("no-such-package", Requirement("no-such-package>=1"))
     assert (missing.state, missing.advice) == ("wrong", "pip install no-such-package>=1")
@@ -127,6 +148,12 @@ def test_two_processes_have_the_gradients_of_one() -> None:
 def test_processes_that_differ_or_die_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_check, "two_processes", lambda *_: 0.5)
     assert doctor._compared("x", "gloo", "ddp", 1e-5).state == "wrong"
+
+    def say_nothing(*_: object) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr(self_check, "two_processes", say_nothing)
+    assert doctor._compared("x", "gloo", "ddp", 1e-5).found == "MemoryError"
 
     def die(*_: object) -> float:
         raise RuntimeError("trace\nConnection refused")

@@ -80,6 +80,18 @@ def test_pictures_that_are_not_read_cannot_be_varied(image: str, said: str) -> N
     assert recipe_with("train.student.image={model: m, trained: true}", "train.augment={flip: true}").train.augment.flip
 
 
+def test_towers_that_are_frozen_to_the_end_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"frozen_epochs=3 are all of epochs=3.*trained: false"):
+        recipe_with("train.epochs=3", "train.frozen_epochs=3")
+    assert recipe_with("train.epochs=3", "train.frozen_epochs=2").train.frozen_epochs == 2
+
+
+def test_a_seed_has_64_bits() -> None:
+    assert recipe_with(f"train.seed={2**64 - 1}").train.seed == 2**64 - 1
+    with pytest.raises(ConfigError, match=r"train\.seed"):
+        recipe_with(f"train.seed={2**64}")
+
+
 def test_all_wrong_settings_are_named_at_once() -> None:
     with pytest.raises(ConfigError, match="2 settings are wrong") as caught:
         recipe_with("ingest.seed=abc", "label.neighbours=0")

@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from bcls_core.errors import StoppedError
+from bcls_core.training import encoder
 from bcls_core.training.loop import Trainer, TrainingJob
 from bcls_core.training.sharding import gathered, local
 from bcls_core.workers import Workers
@@ -45,6 +46,7 @@ class Attempt:
 
     job: TrainingJob
     stop_after: int | None = None
+    overlapped: bool = False  # gradients are exchanged while others are computed, as beside GPUs
 
 
 def train_jointly(attempts: Sequence[Attempt], folder: Path, size: int = 2) -> list[list[Seen]]:
@@ -57,6 +59,7 @@ def train_jointly(attempts: Sequence[Attempt], folder: Path, size: int = 2) -> l
 
 def observed(attempt: Attempt, workers: Workers) -> Seen:
     """The attempt in this process, which is one of the workers."""
+    encoder._OVERLAPPED = {"cuda", "cpu"} if attempt.overlapped else {"cuda"}
     trainer, seen = Trainer(attempt.job, workers), Seen()
 
     def note(_: object, __: object, terms: dict[str, Tensor]) -> None:

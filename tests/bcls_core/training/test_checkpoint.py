@@ -42,6 +42,18 @@ def files(draft: Draft) -> list[str]:
     return [name for name in draft.scratch.names() if name.endswith(".pt")]
 
 
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(draft: Draft, left: int) -> None:
+    checkpoints, _ = attempt(draft)
+    save(checkpoints, 0, 0)
+    with draft.scratch.open("checkpoint-000001.pt") as file:
+        content = file.read()
+    draft.scratch.write_bytes("checkpoint-000001.pt", content[:left])
+    message = rf"{draft.version}.*checkpoint-000001\.pt of {left} bytes cannot be read.*Remove this draft's folder"
+    with pytest.raises(StoreError, match=message):
+        attempt(draft)
+
+
 def test_the_best_weights_outlive_later_epochs(draft: Draft) -> None:
     checkpoints, before = attempt(draft)
     assert before is None

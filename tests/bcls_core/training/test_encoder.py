@@ -127,6 +127,21 @@ def test_running_statistics_move_once_a_piece() -> None:
     assert int(student.norm.num_batches_tracked) == 4
 
 
+def test_a_buffer_that_is_replaced_moves_once_a_piece() -> None:
+    class Counting(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("rows", torch.zeros(()))
+
+        def encode_images(self, batch: Any) -> Tensor:
+            self.rows = self.rows + len(batch["x"])
+            return super().encode_images(batch)
+
+    student = Counting()
+    gradients(student, 12)
+    assert int(student.rows) == 37
+
+
 def test_activations_of_one_piece_are_kept() -> None:
     """Counted in bytes that autograd saves for the backward pass, at any moment."""
 

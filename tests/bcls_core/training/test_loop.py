@@ -305,21 +305,45 @@ def test_a_score_may_have_parameters_of_its_own(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "pieces"), [("two-tower", None), ("partly-used", 4)])
 def test_where_one_worker_is_asked_to_stop_all_do_and_go_on_from_there(
-    ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, pieces: int | None
 ) -> None:
+    """Three workers: sums of two numbers would be the same in any order."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    student = ground.recipe.train.student.model_copy(update={"dropout": 0.2})
-    whole, job = (ground.begin(name, student=student, epochs=2) for name in ("two-whole", "two-stopped"))
-    trained_together(whole, tmp_path / "whole", 2)
-    trained_together(job, tmp_path / "stopped", 2, {1: 5})
-    for rank in range(2):
+    if kind == "two-tower":
+        student = ground.recipe.train.student.model_copy(update={"dropout": 0.2})
+    else:
+        target = "tests.bcls_core.training.partly_used_student:PartlyUsedStudent"
+        student = CustomStudent(kind="custom", target=target)
+    settings = {"student": student, "epochs": 2, "mini_batch_size": pieces}
+    whole, job = (ground.begin(f"{kind}-{pieces}-{name}", **settings) for name in ("whole", "stopped"))
+    trained_together(whole, tmp_path / "whole", 3)
+    trained_together(job, tmp_path / "stopped", 3, {1: 5})
+    for rank in range(3):
         assert "after 5 of" in (tmp_path / "stopped" / f"{rank}.stopped").read_text()
-    trained_together(job, tmp_path / "resumed", 2)
+    trained_together(job, tmp_path / "resumed", 3)
     resumed, undisturbed = finish(job), finish(whole)
     assert read_history(resumed) == read_history(undisturbed)
     model = "model/model.safetensors"
     assert resumed.local(model).read_bytes() == undisturbed.local(model).read_bytes()
+
+
+def test_patience_begins_when_towers_do(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rsums = iter([50.0, 40.0, 30.0, 20.0, 10.0])
+    monkeypatch.setattr("bcls_core.training.loop.validate", lambda *_: {"rsum": next(rsums)})
+    student = CustomStudent(kind="custom", target="tests.bcls_core.training.layered_student:LayeredStudent")
+    job = ground.begin("patient-after-frozen", student=student, epochs=4, patience=1, frozen_epochs=2)
+    train(job, Workers(), ignore)
+    assert len(read_history(finish(job)).epochs) == 1 + 3
+
+
+def test_a_model_that_never_was_trained_well_is_warned_of(
+    ground: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bcls_core.training.loop.validate", lambda *_: {"rsum": 600.0})
+    train(ground.begin("never-better", epochs=1), Workers(), ignore)
+    assert "no epoch had a better val rsum than the untrained student's" in caplog.text
 
 
 def test_the_model_is_that_of_the_best_epoch(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,9 @@ def trained(ground: Any, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     for case, changes in CASES.items():
         for way, sharded in WAYS.items():
             planned[f"{case}, {way}"] = [Attempt(begin(ground, f"{case}-{sharded}", sharded=sharded, **changes))]
+    for case in ("two-towers", "layered"):
+        job = begin(ground, f"{case}-overlapped", sharded=False, **CASES[case])
+        planned[f"{case}, overlapped"] = [Attempt(job, overlapped=True)]
     in_second_epoch = Trainer(ground.begin("sharding-steps"), Workers())._steps_per_epoch + 4
     for case, first, then in (
         ("layered-gradient-cache", "sharded", "sharded"),
@@ -132,6 +135,15 @@ def test_it_is_the_training_of_data_parallelism(trained: Trained, case: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", ["two-towers", "layered"])
+def test_gradients_exchanged_while_others_are_computed_are_the_same(trained: Trained, case: str) -> None:
+    overlapped, parallel = (trained.artifacts[f"{case}, {way}"] for way in ("overlapped", "data parallel"))
+    assert losses_apart(overlapped, parallel) < 1e-6
+    together, _ = weights_apart(*(trained.weights(f"{case}, {way}") for way in ("overlapped", "data parallel")))
+    assert together < 1e-6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_each_of_two_workers_keeps_half_of_parameters_and_optimiser(trained: Trained, case: str) -> None:
     for seen in trained.seen[f"{case}, sharded"][0]:
@@ -172,7 +184,8 @@ def test_one_worker_takes_up_a_checkpoint_of_two(trained: Trained) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["layered, data parallel", "layered-gradient-cache, data parallel", "layered, sharded"]
+    "name",
+    ["layered, data parallel", "layered-gradient-cache, data parallel", "layered, sharded", "layered, overlapped"],
 )
 def test_all_workers_validate_the_model_that_is_published(ground: Any, trained: Trained, name: str) -> None:
     """The running statistics of its batch norm are the first worker's, though each had its own rows."""

@@ -1,0 +1,47 @@
+"""What determines an artefact."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.determinants import source_digest
+
+STUDENT = """
+from bcls_core.students import Student
+
+
+class Base(Student):
+    def encode_images(self, batch):
+        ...
+
+    def encode_captions(self, batch):
+        ...
+"""
+
+
+def test_a_student_is_the_file_that_defines_it_and_what_it_inherits_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the recipe names it: here by a package that only imports it."""
+    package = tmp_path / "students_of_a_test"
+    package.mkdir()
+    files = {
+        "__init__.py": "from students_of_a_test.mine import Mine\n",
+        "mine.py": "from students_of_a_test.base import Base\n\n\nclass Mine(Base):\n    pass\n",
+        "base.py": STUDENT,
+    }
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def digest(**changed: str) -> str:
+        for name, text in files.items():
+            (package / name).write_text(text + changed.get(name.removesuffix(".py"), ""))
+        for name in [name for name in sys.modules if name.startswith("students_of_a_test")]:
+            monkeypatch.delitem(sys.modules, name)
+        return source_digest("students_of_a_test:Mine")
+
+    found = [digest(), digest(__init__="# "), digest(mine="# "), digest(base="# ")]
+    assert len(set(found)) == 4
+    assert digest() == found[0]
