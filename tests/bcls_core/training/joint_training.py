@@ -29,6 +29,7 @@ class Seen:
         own_parameters, own_moments: numbers that it keeps of them, and of their gradients' means in the optimiser.
         stopped: what was said when it was asked to stop.
         weights: of the student after the last step and, where there are any, their averages; on the first worker.
+        buffers: of its student, as the last epoch was validated with.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Seen:
     own_moments: int = 0
     stopped: str = ""
     weights: dict[str, Tensor] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def observed(attempt: Attempt, workers: Workers) -> Seen:
     seen.own_parameters = sum(local(one).numel() for one in parameters)
     states = trainer._optimiser.state
     seen.own_moments = sum(local(states[one]["exp_avg"]).numel() for one in parameters if one in states)
+    seen.buffers = {name: buffer.clone() for name, buffer in trainer._student.named_buffers()}
     averages = {} if trainer._average is None else trainer._average.state_dict()
     seen.weights = gathered(trainer._student.state_dict() | averages, keep=workers.is_first)
     return seen

@@ -190,6 +190,9 @@ def test_one_worker_takes_up_a_checkpoint_of_two(trained: Trained) -> None:
 def test_all_workers_validate_the_model_that_is_published(ground: Any, trained: Trained, name: str) -> None:
     """The running statistics of its batch norm are the first worker's, though each had its own rows."""
     artifact = trained.artifacts[name]
+    first, second = (seen.buffers for seen in trained.seen[name][-1])
+    assert "norm.running_mean" in first
+    assert all(torch.equal(second[buffer], value) for buffer, value in first.items())
     job = begin(ground, f"validated-{name.replace(', ', '-').replace(' ', '-')}", sharded=False, **LAYERED)
     val = Trainer(job, Workers())._val_source
     found = validate(load_student(artifact.local("model")), val, Workers(), torch.device("cpu"))
