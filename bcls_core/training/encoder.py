@@ -74,6 +74,8 @@ class StepEncoder:
 
         Args:
             seed: of the step's random numbers; non-negative.
+        Raises:
+            ConfigError: the step before left a part of the student unused, which torch's data parallelism refuses.
         """
         # Of the largest part, so that all workers make as many pieces.
         pieces = 1 if self._piece is None else -(-max(batch.sizes) // self._piece)
@@ -81,7 +83,16 @@ class StepEncoder:
         if self._by_hand:
             self._workers.share_buffers(self._student)
         if pieces == 1:
-            return EncodedStep(*self._forward(self._model, cut[0]), self)
+            try:
+                return EncodedStep(*self._forward(self._model, cut[0]), self)
+            except RuntimeError as error:
+                if "finished reduction" not in str(error):
+                    raise
+                raise ConfigError(
+                    "train.student: a step left some of its parameters unused, while gradients are exchanged as they "
+                    f"are computed. Set train.mini_batch_size={max(batch.sizes)}: then they are exchanged at the end of "
+                    "a step, which may use what it likes."
+                ) from error
         with torch.no_grad(), _buffers_kept(self._student):
             parts = [self._forward(self._plain, piece) for piece in cut]
         images, captions = (torch.cat(side).requires_grad_() for side in zip(*parts, strict=True))

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.multiprocessing import ProcessRaisedException
 
+from bcls_core.config import CustomStudent
 from bcls_core.workers import Workers
 from tests.bcls_core.training.joint_training import Attempt, observed, train_jointly
 
@@ -31,3 +33,16 @@ def test_two_workers_have_the_loss_of_one_in_every_step(
     found = [sum(shares) for shares in zip(*(seen.steps for seen in workers), strict=True)]
     apart = [abs(ours - theirs) / abs(theirs) for ours, theirs in zip(found, expected, strict=True)]
     assert max(apart) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_student_that_is_used_in_part_is_told_what_to_do_where_exchanges_overlap(
+    ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    target = "tests.bcls_core.training.partly_used_student:PartlyUsedStudent"
+    job = ground.begin("overlapped-in-part", student=CustomStudent(kind="custom", target=target), epochs=1)
+    with pytest.raises(
+        ProcessRaisedException, match=r"ConfigError: train\.student.*Set train\.mini_batch_size=\d+: then"
+    ):
+        train_jointly([Attempt(job, overlapped=True)], tmp_path / "run")
