@@ -90,8 +90,8 @@ class StepEncoder:
                     raise
                 raise ConfigError(
                     "train.student: a step left some of its parameters unused, while gradients are exchanged as they "
-                    f"are computed. Set train.mini_batch_size={max(batch.sizes)}: then they are exchanged when a step ends, "
-                    "which may use what it likes."
+                    f"are computed. Set train.mini_batch_size={max(batch.sizes)}: then they are exchanged when a step "
+                    "ends, and it may use what it likes."
                 ) from error
         with torch.no_grad(), _buffers_kept(self._student):
             parts = [self._forward(self._plain, piece) for piece in cut]
