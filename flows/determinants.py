@@ -23,7 +23,6 @@ from bcls_core.config import (
 )
 from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
-from bcls_core.students.factory import custom_class
 
 TRAINING_ALGORITHM = 4
 EVALUATION_ALGORITHM = 2
@@ -100,6 +99,8 @@ def source_digest(target: str) -> str:
     Raises:
         ModelError: there is no such module, or no student in it.
     """
+    from bcls_core.students.factory import custom_class
+
     module = target.partition(":")[0]
     try:
         found = importlib.util.find_spec(module)

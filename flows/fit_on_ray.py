@@ -120,12 +120,13 @@ def require_workers(runtime: RuntimeSettings, device: str) -> tuple[int, dict[st
     """
     from flows.cluster_session import require_resources
 
-    beside, each = _worker(runtime, device)
+    beside, each = _needs_of_worker(runtime, device)
     require_resources(runtime.least_workers or runtime.workers, cpus=each["CPU"], gpus=int(each.get("GPU", 0)))
     return beside, each
 
 
-def _worker(runtime: RuntimeSettings, device: str) -> tuple[int, dict[str, float]]:
+def _needs_of_worker(runtime: RuntimeSettings, device: str) -> tuple[int, dict[str, float]]:
+    """What `require_workers` returns, whether the cluster has it or not."""
     import ray
 
     from flows.cluster_session import ensure_ray
@@ -151,7 +152,7 @@ def _not_carried_out(error: Exception, context: Context, training: TrainingJob, 
 
     if _is_starved(str(error)):
         return _starved(str(error), context, training, times)
-    _, wanted = _worker(context.runtime, training.device)
+    _, wanted = _needs_of_worker(context.runtime, training.device)
     request = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
     there = ", ".join(
         f"{ray.available_resources().get(name, 0.0):g} of {ray.cluster_resources().get(name, 0.0):g} {name} free"
