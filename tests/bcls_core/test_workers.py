@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +139,16 @@ def test_one_worker_needs_no_process_group() -> None:
     assert workers.gather(rows, [2]) is rows
     assert workers.sum(rows).tolist() == rows.tolist()
     assert not workers.largest(rows).requires_grad
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to processors here")
+def test_processors_that_an_affinity_takes_away_are_not_counted() -> None:
+    bound = (
+        "import os; from bcls_core.workers import usable_processors; before = usable_processors(); "
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(before, usable_processors())"
+    )
+    found = subprocess.run([sys.executable, "-c", bound], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(len(os.sched_getaffinity(0))), "1"]
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(0, slice(0, 3)), (1, slice(3, 4)), (2, slice(4, 6))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,3 +46,11 @@ def test_a_student_is_the_file_that_defines_it_and_what_it_inherits_from(
     found = [digest(), digest(__init__="# "), digest(mine="# "), digest(base="# ")]
     assert len(set(found)) == 4
     assert digest() == found[0]
+
+
+def test_what_determines_an_artefact_is_found_without_torch() -> None:
+    """So that a command whose result is there already answers at once."""
+    heavy = ["torch", "transformers", "ray", "mlflow"]
+    code = f"import flows.determinants, sys; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -136,6 +137,19 @@ def test_a_port_that_is_taken_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
         port = listening.getsockname()[1]
         monkeypatch.setattr(doctor, "_PORTS", {"something": port})
         assert by_name(doctor.ports())[f"port {port}"].state == "note"
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_fit_on_ray_are_wrong(bcls: Any) -> None:
+    """With what prepares their inputs, as training asks for them."""
+    bcls.environment["BCLS__RUNTIME__DATA_WORKERS"] = "999"
+    result = bcls.json("doctor", "--no-processes", code=1)
+    found = [finding for finding in result["findings"] if finding["state"] == "wrong"]
+    assert [finding["check"] for finding in found] == ["Ray"]
+    assert "needs 1000" in found[0]["found"]
+    assert "CPUs" in found[0]["found"]
+    bcls.environment["BCLS__RUNTIME__DATA_WORKERS"] = "0"
+    assert bcls.json("doctor", "--no-processes")["wrong"] == []
 
 
 @pytest.mark.slow
