@@ -29,6 +29,7 @@ EVALUATION_ALGORITHM = 2
 """Raised by hand when the same inputs give other results."""
 
 _STAGE_OF_MEASURE = {"embedding": "text-teacher", "cider": "cider", "cider-d": "cider-d"}
+_STAGE_OF_TEACHER = {"vision": "image-teacher", "descriptors": "descriptors", "features": "imported-features"}
 
 
 def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def of_labels(settings: LabelSettings, corpus: Artifact, frequencies: Artifact |
         frequencies: the label set whose document frequencies are used, if any.
     """
     from bcls_core.similarity import ALGORITHM_VERSIONS
+    from bcls_core.similarity.image_labels import image_fingerprint
     from bcls_core.similarity.labels import FREQUENCIES
 
     models = {
@@ -57,16 +59,25 @@ def of_labels(settings: LabelSettings, corpus: Artifact, frequencies: Artifact |
         for name, measure in settings.measures.items()
         if isinstance(measure, EmbeddingMeasureSettings)
     }
+    images = {name: image_fingerprint(teacher) for name, teacher in settings.image_teachers.items()}
     at_work = {"gaps", "neighbours"} | {_STAGE_OF_MEASURE[measure.kind] for measure in settings.measures.values()}
+    at_work |= {_STAGE_OF_TEACHER[teacher.kind] for teacher in settings.image_teachers.values()}
     at_work |= {"ivf"} if isinstance(settings.search, IvfSearch) else set()
     at_work |= {"soft-labels"} if settings.soft_labels is not None else set()
-    return {
-        "stage": "label",
-        "algorithm": {stage: version for stage, version in ALGORITHM_VERSIONS.items() if stage in at_work},
-        "settings": content_of(settings),
-        "corpus": corpus.content_digest,
-        "models": models,
-    } | ({} if frequencies is None else {"frequencies": frequencies.manifest.tables[FREQUENCIES].digest})
+    return (
+        {
+            "stage": "label",
+            "algorithm": {stage: version for stage, version in ALGORITHM_VERSIONS.items() if stage in at_work},
+            # Without the key where there is nothing under it: label sets from before it was one keep their version.
+            "settings": {
+                name: value for name, value in content_of(settings).items() if name != "image_teachers" or value
+            },
+            "corpus": corpus.content_digest,
+            "models": models,
+        }
+        | ({"image models": images} if images else {})
+        | ({} if frequencies is None else {"frequencies": frequencies.manifest.tables[FREQUENCIES].digest})
+    )
 
 
 def of_evaluation(training: Artifact, split: str, references: Mapping[str, str]) -> dict[str, Any]:

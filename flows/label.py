@@ -11,6 +11,7 @@ from bcls_core.config import EmbeddingMeasureSettings, IvfSearch, Recipe
 from bcls_core.errors import StoreError
 from bcls_core.similarity import load_gaps
 from bcls_core.similarity.corpus_splits import CorpusSplits
+from bcls_core.similarity.image_labels import RepresentImages, require_readable
 from bcls_core.similarity.ivf_recall import Recall, require_recall
 from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard
 from bcls_core.similarity.neighbour_labels import FitIvf, GatherSplit, MeasureRecall, SearchPanel
@@ -35,6 +36,8 @@ def run(context: Context, recipe: Recipe, *, corpus: str | None = None) -> Resul
 
 def label(context: Context, recipe: Recipe, corpus: Artifact) -> Produced:
     """The published label set of a corpus."""
+    for name, teacher in recipe.label.image_teachers.items():
+        require_readable(name, teacher, corpus)
     frequencies = lineage.find_frequencies(context, recipe)
     determined = determinants.of_labels(recipe.label, corpus, frequencies)
     return produce(
@@ -81,6 +84,9 @@ def _compute(
             for shard in range(len(captions))
         ]
         stage(RepresentShard, pieces, f"{name}: captions", measure=name, settings=measure, device=context.device)
+    for name, teacher in settings.image_teachers.items():
+        pieces = [{"piece": f"images-{name}-{shard:05d}", "shard": shard} for shard in range(len(captions))]
+        stage(RepresentImages, pieces, f"{name}: images", teacher=name, settings=teacher, device=context.device)
     recalls: dict[str, dict[str, Any]] = {}
     built: dict[str, dict[str, int]] = {}
     upon: set[str] = set()
@@ -108,6 +114,7 @@ def _compute(
         schema="labels/1",
         parents={"corpus": corpus.version},
         statistics={"recipe": recipe.name, "measures": sorted(settings.measures)}
+        | ({"image_teachers": sorted(settings.image_teachers)} if settings.image_teachers else {})
         | ({"recall": recalls} if approximate else {}),
         sidecar={"mlflow_run": job.run_id, "pieces": origins(records), "starts": draft.starts()}
         | ({} if frequencies is None else {"frequencies of": frequencies.version})

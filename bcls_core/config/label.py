@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -47,6 +48,49 @@ MeasureSettings = Annotated[
 ]
 
 
+class VisionTeacherSettings(Section):
+    """A vision model of `transformers`: one vector a picture."""
+
+    kind: Literal["vision"]
+    model: Annotated[str, RUNTIME] = Field(
+        description="hub name, folder, or package:NAME for a model carried in an installed package"
+    )
+    revision: Annotated[str | None, RUNTIME] = None
+    pooling: Literal["auto", "mean", "cls", "pooler"] = "auto"
+
+
+class DescriptorTeacherSettings(Section):
+    """Histograms of gradients and of colours; needs no weights."""
+
+    kind: Literal["descriptors"]
+
+
+class FeatureTeacherSettings(Section):
+    """Vectors made elsewhere."""
+
+    kind: Literal["features"]
+    file: Annotated[Path | None, RUNTIME] = Field(
+        default=None, description=".npz, .npy with ids, or Parquet; the features that the corpus was made from if unset"
+    )
+    ids: Annotated[Path | None, RUNTIME] = Field(
+        default=None, description="image ids of an .npy, one a line in the order of its rows"
+    )
+
+    @model_validator(mode="after")
+    def _ids_belong_to_an_npy(self) -> FeatureTeacherSettings:
+        bare = self.file is not None and self.file.suffix == ".npy"
+        if bare and self.ids is None:
+            raise ValueError(f"{self.file} holds no image ids: name a text file of them, one a line, as ids")
+        if self.ids is not None and not bare:
+            raise ValueError(f"ids go with an .npy; {self.file or 'the corpus'} holds its own. Leave them out")
+        return self
+
+
+ImageTeacherSettings = Annotated[
+    VisionTeacherSettings | DescriptorTeacherSettings | FeatureTeacherSettings, Field(discriminator="kind")
+]
+
+
 class ExactSearch(Section):
     """All pairs: nothing is missed."""
 
@@ -78,6 +122,9 @@ class SoftLabelSettings(Section):
 
 class LabelSettings(Section):
     measures: dict[MeasureName, MeasureSettings] = Field(min_length=1)
+    image_teachers: dict[MeasureName, ImageTeacherSettings] = Field(
+        default={}, description="what says how alike images are, as measures do of captions"
+    )
     neighbours: PositiveInt = 32
     search: SearchSettings = ExactSearch()
     soft_labels: SoftLabelSettings | None = SoftLabelSettings()

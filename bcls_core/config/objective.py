@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -140,6 +141,84 @@ class CoSENTTerm(GradedTerm):
     scale: PositiveFloat = 20.0
 
 
+WithinSide = Literal["image-image", "caption-caption"]
+
+
+class SoftLabelTerm(Term):
+    """Scores are to be distributed as teachers say: between images and captions (`cross_modal_alignment_loss`, CSA of
+    CUSA), or within each side, of scores that heads of their own make of the encodings (`UniModalAlignmentLoss`, USA).
+    """
+
+    loss: Literal["soft-label"]
+    between: Literal["image-caption"] | WithinSide | tuple[WithinSide, ...] = "image-caption"
+    mode: Literal["each", "add", "dot"] = Field(default="each", description="how teachers are joined, image-caption")
+    image_teacher: MeasureName | None = Field(
+        default=None, description="of label.image_teachers; its only one if unset"
+    )
+    caption_teacher: MeasureName | None = Field(default=None, description="of label.measures; the only one if unset")
+    student_tau: PositiveFloat = 0.45
+    learned: bool = True
+    lowest: PositiveFloat = 0.10
+    highest: PositiveFloat | None = Field(default=None, description="0.99 for image-caption, else 1")
+    teacher_tau: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> SoftLabelTerm:
+        if not self.sides or len(set(self.sides)) < len(self.sides):
+            raise ValueError("between: expected image-caption, or image-image and caption-caption, each at most once")
+        if self.mode != "each" and not self.is_cross_modal:
+            raise ValueError(f"mode: {self.mode} joins teachers across image-caption; within a side there is one")
+        if self.learned and not self.lowest <= self.student_tau <= self.most:
+            raise ValueError(f"a learned student_tau starts between lowest={self.lowest} and highest={self.most}")
+        return self
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """What the term is between, always as several."""
+        return (self.between,) if isinstance(self.between, str) else self.between
+
+    @property
+    def is_cross_modal(self) -> bool:
+        return self.sides == ("image-caption",)
+
+    @property
+    def most(self) -> float:
+        """`highest`, or its default."""
+        return self.highest if self.highest is not None else 0.99 if self.is_cross_modal else 1.0
+
+    def settings(self) -> dict[str, Any]:
+        shared = {name: getattr(self, name) for name in ("student_tau", "learned", "lowest", "teacher_tau")}
+        own = {"mode": self.mode} if self.is_cross_modal else {"between": self.sides}
+        return {**own, **shared, "highest": self.most}
+
+    def teachers(self, image_teachers: Iterable[str], measures: Iterable[str]) -> tuple[str | None, str | None]:
+        """Names of the image teacher and of the caption measure that the term reads; None of one that it does not.
+
+        Args:
+            image_teachers, measures: which there are.
+        Raises:
+            ValueError: one is not there, or none is named and there is not exactly one.
+        """
+        reads_images, reads_captions = (
+            self.is_cross_modal or side in self.sides for side in ("image-image", "caption-caption")
+        )
+        return (
+            _named_or_only("image_teacher", self.image_teacher, sorted(image_teachers)) if reads_images else None,
+            _named_or_only("caption_teacher", self.caption_teacher, sorted(measures)) if reads_captions else None,
+        )
+
+
+def _named_or_only(setting: str, named: str | None, there: list[str]) -> str:
+    shown = f"there {'is' if len(there) == 1 else 'are'} {', '.join(there) or 'none'}"
+    if named is None and len(there) == 1:
+        return there[0]
+    if named is None:
+        raise ValueError(f"{setting} must be named where there is not just one: {shown}")
+    if named not in there:
+        raise ValueError(f"{setting}: no {named!r}, {shown}")
+    return named
+
+
 ObjectiveTerm = Annotated[
     TripletTerm
     | InfoNCETerm
@@ -149,6 +228,7 @@ ObjectiveTerm = Annotated[
     | LadderTerm
     | SmoothNDCGTerm
     | SoftSpearmanTerm
-    | CoSENTTerm,
+    | CoSENTTerm
+    | SoftLabelTerm,
     Field(discriminator="loss"),
 ]

@@ -20,7 +20,7 @@ from pydantic import (
 from bcls_core.config.base import RUNTIME, Section
 from bcls_core.config.ingest import IngestSettings, Split
 from bcls_core.config.label import LabelSettings
-from bcls_core.config.objective import GradedTerm
+from bcls_core.config.objective import GradedTerm, SoftLabelTerm
 from bcls_core.config.train import RelatedBatches, TrainSettings
 
 RegistryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -132,4 +132,14 @@ class Recipe(Section):
         for setting, measure in named.items():
             if measure not in self.label.measures:
                 raise ValueError(f"{setting} names {measure!r}, label.measures has {', '.join(self.label.measures)}")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_that_are_read_exist(self) -> Recipe:
+        for index, term in enumerate(self.train.objective):
+            if isinstance(term, SoftLabelTerm):
+                try:
+                    term.teachers(self.label.image_teachers, self.label.measures)
+                except ValueError as error:
+                    raise ValueError(f"train.objective[{index}]: {error}, in label") from error
         return self

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from bcls_core.config.base import Section
 from bcls_core.config.label import MeasureName
 from bcls_core.config.objective import ObjectiveTerm
+from bcls_core.config.presets import expanded
 from bcls_core.config.student import GivenImageFeatures, PretrainedTower, StudentSettings, TwoTowerStudent
 
 
@@ -39,7 +48,7 @@ class AugmentSettings(Section):
 
 class TrainSettings(Section):
     student: StudentSettings
-    objective: list[ObjectiveTerm] = Field(min_length=1)
+    objective: Annotated[list[ObjectiveTerm], BeforeValidator(expanded)] = Field(min_length=1)
     batch_size: int = Field(default=128, ge=2, description="captions (and images) a step, over all workers")
     batches: BatchSettings = Field(default=RandomBatches(), description="which captions meet in a step")
     mini_batch_size: int | None = Field(

@@ -79,15 +79,20 @@ class FeatureFile:
             (images, dim) float16, zeros where there are none, and per image why there are none (None if there are):
             missing features, or non-finite features (NaN, infinity, or beyond what float16 holds).
         """
-        taken = np.zeros((len(image_ids), self.dim), np.float16)
+        wide, reasons = self.take_as_stored(image_ids)
+        with np.errstate(over="ignore"):
+            taken = wide.astype(np.float16)
+        for i, reason in enumerate(reasons):
+            if reason is None and not np.isfinite(taken[i]).all():
+                reasons[i], taken[i] = Reason.NON_FINITE_FEATURES, 0
+        return taken, reasons
+
+    def take_as_stored(self, image_ids: Sequence[str]) -> tuple[NDArray[Any], list[Reason | None]]:
+        """As `take`, in the type of the file; features need not be finite."""
+        taken = np.zeros((len(image_ids), self.dim), self._dtype)
         reasons: list[Reason | None] = [None if name in self._row_of else Reason.MISSING_FEATURES for name in image_ids]
         there = [i for i, reason in enumerate(reasons) if reason is None]
-        rows = self._matrix[[self._row_of[image_ids[i]] for i in there]]
-        with np.errstate(over="ignore"):
-            taken[there] = rows.astype(np.float16)
-        for i in there:
-            if not np.isfinite(taken[i]).all():
-                reasons[i], taken[i] = Reason.NON_FINITE_FEATURES, 0
+        taken[there] = self._matrix[[self._row_of[image_ids[i]] for i in there]]
         return taken, reasons
 
     @cached_property

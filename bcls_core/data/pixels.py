@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from bcls_core.errors import CorpusError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The formats that are read. Others (EPS among them, which would start a program) are not even tried."""
+
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises of bytes that are no picture."""
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -43,6 +48,26 @@ def load_rgb(data: bytes) -> Image.Image:
     """
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         return upright_rgb(image)
+
+
+def load_all(images: Sequence[bytes], names: Sequence[str]) -> list[Image.Image]:
+    """Upright RGB pictures of encoded images of a corpus.
+
+    Args:
+        names: image ids.
+    Raises:
+        CorpusError: one cannot be decoded; names it.
+    """
+    pictures = []
+    for image, name in zip(images, names, strict=True):
+        try:
+            pictures.append(load_rgb(image))
+        except UNREADABLE as error:
+            raise CorpusError(
+                f"image {name!r} cannot be decoded: {error}\n  It could be when it was ingested: run `bcls artifacts "
+                "verify corpus`, and ingest again."
+            ) from error
+    return pictures
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

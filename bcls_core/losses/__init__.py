@@ -5,6 +5,7 @@ README.md in this folder says of each loss its formula and source, what it asks 
 
 from __future__ import annotations
 
+from bcls_core.losses.alignment import CrossModalAlignmentLoss, UniModalAlignmentLoss, cross_modal_alignment_loss
 from bcls_core.losses.checks import require_finite
 from bcls_core.losses.cosent import CoSENTLoss, cosent_loss
 from bcls_core.losses.gap import gap_percentile
@@ -21,6 +22,7 @@ from bcls_core.losses.triplet import TripletLoss, triplet_loss
 
 __all__ = [
     "CoSENTLoss",
+    "CrossModalAlignmentLoss",
     "InfoNCELoss",
     "KendallLoss",
     "LadderLoss",
@@ -31,7 +33,9 @@ __all__ = [
     "SoftSpearmanLoss",
     "Temperature",
     "TripletLoss",
+    "UniModalAlignmentLoss",
     "cosent_loss",
+    "cross_modal_alignment_loss",
     "gap_percentile",
     "info_nce_loss",
     "kendall_loss",

@@ -57,7 +57,8 @@ class LabelSetRelevance:
             known = ", ".join(measures_of(labels)) or "none"
             raise StoreError(f"label set {labels.version} has no measure {measure!r}. Name one it has: {known}.")
         self._book = open_book(kind, _parts(labels, f"{kind}/{measure}", split))
-        self._relevance = CaptionRelevance(SIMILARITY[kind])
+        self._similarity = SIMILARITY[kind]
+        self._relevance = CaptionRelevance(self._similarity)
 
     def rows(self, image_caption_ids: Sequence[IntArray], caption_ids: IntArray) -> FloatArray:
         """(images, captions) relevance; 1 where the caption is the image's own.
@@ -70,6 +71,14 @@ class LabelSetRelevance:
             ShapeError: an image has no caption.
         """
         return relevance_by_id(self._relevance, self._book, image_caption_ids, caption_ids)
+
+    def matrix(self, caption_ids: IntArray, others: IntArray) -> FloatArray:
+        """(captions, others) similarities of captions with captions, by id.
+
+        Raises:
+            StoreError: a caption has no representation.
+        """
+        return self._similarity.matrix(self._book.take(caption_ids), self._book.take(others))
 
 
 def relevance_by_id(
@@ -99,4 +108,4 @@ def _parts(labels: Artifact, table: str, split: str | None) -> Iterator[pa.Table
     for part in range(len(labels.parts(table))):
         splits = labels.read(table, part, columns=["split"]).column("split")
         if len(splits) and split in (None, splits[0].as_py()):
-            yield labels.read(table, part)
+            yield labels.read(table, part, checked=True)  # what is damaged is found before it is trained on

@@ -57,6 +57,28 @@ def embeddings_schema(dimension: int) -> pa.Schema:
     )
 
 
+def image_embeddings_schema(dimension: int) -> pa.Schema:
+    """Table `image_embeddings/TEACHER`, row-aligned with the corpus's `images`: fp16 rows of unit length."""
+    return pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("embedding", pa.list_(pa.float16(), dimension), nullable=False),
+        ]
+    )
+
+
+def image_embeddings_table(image_ids: Any, splits: Any, rows: NDArray[np.float16]) -> pa.Table:
+    """Rows of `image_embeddings/TEACHER`.
+
+    Args:
+        image_ids, splits: Arrow columns, one entry a row.
+        rows: (images, dimension).
+    """
+    values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+    return pa.table([image_ids, splits, values], schema=image_embeddings_schema(rows.shape[1]))
+
+
 def representations_table(kind: str, caption_ids: Any, splits: Any, rows: Any) -> pa.Table:
     """Rows of `caption_embeddings/MEASURE`, `caption_tfidf/MEASURE` or `caption_counted_tfidf/MEASURE`.
 

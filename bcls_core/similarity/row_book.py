@@ -138,14 +138,25 @@ def open_book(kind: str, tables: Iterable[pa.Table]) -> RowBook[Any]:
 
 def _dense_book(tables: Iterable[pa.Table]) -> DenseBook:
     ids: list[IntArray] = []
+
+    def read() -> Iterator[pa.Table]:
+        for table in tables:
+            ids.append(table.column("caption_id").to_numpy())
+            yield table
+
+    rows = dense_rows(read())
+    return DenseBook(_joined(ids), rows)
+
+
+def dense_rows(tables: Iterable[pa.Table]) -> StoredRows:
+    """The column `embedding` of some tables, copied into a file without a name, one table at a time, and mapped."""
     width = 1
     with _Columns("rows") as columns:
         for table in tables:
             column = table.column("embedding").combine_chunks()
             width = column.type.list_size
             columns.append("rows", column.flatten().to_numpy(zero_copy_only=False))
-            ids.append(table.column("caption_id").to_numpy())
-        return DenseBook(_joined(ids), columns.mapped("rows", np.float16).reshape(-1, width))
+        return columns.mapped("rows", np.float16).reshape(-1, width)
 
 
 def _sparse_book(tables: Iterable[pa.Table]) -> SparseBook:

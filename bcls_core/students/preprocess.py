@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from bcls_core.data.pixels import load_rgb
+from bcls_core.data.pixels import UNREADABLE, load_rgb
 from bcls_core.errors import CorpusError, ModelError
 from bcls_core.students.loading import first_line
 
@@ -23,8 +23,6 @@ IMAGE_FOLDER = "image_processor"
 TOKENIZER_FOLDER = "tokenizer"
 
 RawImage = bytes | Image.Image
-UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises of bytes that are no picture."""
 
 
 def decode(image: RawImage) -> Image.Image:

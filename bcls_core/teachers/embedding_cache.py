@@ -1,4 +1,4 @@
-"""Embeddings that are kept between jobs, by the caption's text and the teacher's fingerprint."""
+"""Embeddings that are kept between jobs, by what was encoded and the teacher's fingerprint."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from bcls_core.store.local import LocalFilesystem
 Rows = NDArray[np.float16]
 Keys = NDArray[np.bytes_]
 Encode = Callable[[Sequence[str]], Rows]
+Make = Callable[[NDArray[np.int64]], Rows]
 
 FOLDER = "embeddings"
 PIECE = 16384
@@ -33,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Rows of one file: `keys` (n,) sha256 of texts in ascending order, `rows` (n, dimension)."""
+    """Rows of one file: `keys` (n,) sha256 of inputs in ascending order, `rows` (n, dimension)."""
 
     keys: Keys
     rows: Rows
@@ -43,8 +44,8 @@ class EmbeddingCache:
     """Rows of one teacher, in parts that are written once and never changed, below `embeddings/` of a root.
 
     A part has the next free number and is put if absent, whole or not at all; so processes that write at once queue
-    up, and of two rows for one text the part with the lower number decides, for everybody and for good. A part whose
-    checksum is wrong counts as absent: its texts are encoded again and written to a new part. Parts on a disk are
+    up, and of two rows for one input the part with the lower number decides, for everybody and for good. A part whose
+    checksum is wrong counts as absent: its inputs are encoded again and written to a new part. Parts on a disk are
     mapped into memory, others are read.
     """
 
@@ -70,26 +71,42 @@ class EmbeddingCache:
         Raises:
             ModelError: `encode` gives rows of another number or width.
         """
-        texts = list(dict.fromkeys(captions))
-        keys = _keys(texts)
+        digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in captions]
+        return self.rows(digests, lambda places: encode([captions[place] for place in places]), piece=PIECE)
+
+    def rows(self, digests: Sequence[bytes], make: Make, *, piece: int) -> Rows:
+        """(items, dimension) rows of items by their sha256.
+
+        Args:
+            digests: of each item; equal ones are made once.
+            make: places among the items -> their rows; called for at most `piece` at once.
+            piece: items made between two writes: what a killed job loses at most.
+        Raises:
+            ModelError: `make` gives rows of another number or width.
+        """
+        first: dict[bytes, int] = {}
+        for place, digest in enumerate(digests):
+            first.setdefault(digest, place)
+        keys = np.frombuffer(b"".join(first), dtype=f"S{_DIGEST}")
+        places = np.fromiter(first.values(), dtype=np.int64, count=len(first))
         rows, known = self._look_up(keys)
         unknown = np.flatnonzero(~known)
-        for start in range(0, len(unknown), PIECE):
-            places = unknown[start : start + PIECE]
-            kept = self._keep(keys[places], self._checked(encode, [texts[place] for place in places]))
+        for start in range(0, len(unknown), piece):
+            asked = unknown[start : start + piece]
+            kept = self._keep(keys[asked], self._checked(make(places[asked]), len(asked)))
             rows = rows if rows.shape[1] else np.zeros((len(keys), kept.shape[1]), dtype=np.float16)
-            rows[places] = kept
-        place_of = {text: place for place, text in enumerate(texts)}
-        own = np.fromiter((place_of[caption] for caption in captions), dtype=np.int64, count=len(captions))
+            rows[asked] = kept
+        row_of = {digest: row for row, digest in enumerate(first)}
+        own = np.fromiter((row_of[digest] for digest in digests), dtype=np.int64, count=len(digests))
         return rows[own]
 
-    def _checked(self, encode: Encode, texts: list[str]) -> Rows:
-        rows = np.asarray(encode(texts))
+    def _checked(self, made: Any, count: int) -> Rows:
+        rows = np.asarray(made)
         if self._dimension is None and rows.ndim == 2:
             self._dimension = rows.shape[1]
-        if rows.shape != (len(texts), self._dimension) or rows.dtype != np.float16:
+        if rows.shape != (count, self._dimension) or rows.dtype != np.float16:
             raise ModelError(
-                f"the teacher gives {rows.dtype} rows of shape {rows.shape} for {len(texts)} captions, where its cache "
+                f"the teacher gives {rows.dtype} rows of shape {rows.shape} for {count} inputs, where its cache "
                 f"{self._filesystem.url}/{self._folder} keeps float16 rows of {self._dimension} numbers.\n"
                 "  Give the cache the dimension and the fingerprint of this very teacher."
             )
@@ -141,16 +158,11 @@ class EmbeddingCache:
             self._dimension = part.rows.shape[1]
         else:
             _LOG.warning(
-                "%s/%s is damaged: its captions are encoded again. Remove it while no job runs.",
+                "%s/%s is damaged: its inputs are encoded again. Remove it while no job runs.",
                 self._filesystem.url,
                 path,
             )
         return part
-
-
-def _keys(texts: Sequence[str]) -> Keys:
-    digests = b"".join(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
-    return np.frombuffer(digests, dtype=f"S{_DIGEST}")
 
 
 def _to_bytes(keys: Keys, rows: Rows) -> bytes:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bcls_core.data.pixels import UNREADABLE
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import CorpusError
-from bcls_core.similarity import LabelSetRelevance
+from bcls_core.similarity import ImageSimilarity, LabelSetRelevance
 from bcls_core.students import Preprocessor
-from bcls_core.students.preprocess import UNREADABLE, decode
+from bcls_core.students.preprocess import decode
 from bcls_core.training.augment import Augmentation
 from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.plan import BatchPlan
@@ -48,6 +50,25 @@ class Relevance:
 
 
 @dataclass(frozen=True)
+class Teachers:
+    """How alike teachers find this worker's pairs and the pairs of the whole step: (rows, step's rows) each.
+
+    Attributes:
+        images: image teacher -> similarities of the pairs' images.
+        captions: measure -> similarities of the pairs' captions.
+    """
+
+    images: Mapping[str, Tensor] = field(default_factory=dict)
+    captions: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> Teachers:
+        return Teachers(_moved(self.images, device), _moved(self.captions, device))
+
+
+NO_TEACHERS = Teachers()
+
+
+@dataclass(frozen=True)
 class Batch:
     """One worker's images and captions, and their labels.
 
@@ -56,19 +77,23 @@ class Batch:
         captions: student inputs of this worker's captions.
         relevances: per measure the labels.
         sizes: rows of each worker.
+        teachers: what they say of these pairs.
     """
 
     images: Inputs
     captions: Inputs
     relevances: Mapping[str, Relevance]
     sizes: Sequence[int]
+    teachers: Teachers = NO_TEACHERS
 
     def to(self, device: torch.device) -> Batch:
-        def move(inputs: Mapping[str, Tensor]) -> Inputs:
-            return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-
         relevances = {name: relevance.to(device) for name, relevance in self.relevances.items()}
-        return Batch(move(self.images), move(self.captions), relevances, self.sizes)
+        images, captions = _moved(self.images, device), _moved(self.captions, device)
+        return Batch(images, captions, relevances, self.sizes, self.teachers.to(device))
+
+
+def _moved(tensors: Mapping[str, Tensor], device: torch.device) -> Inputs:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 class InputSource:
@@ -145,10 +170,23 @@ class InputSource:
 class BatchSource:
     """Inputs and labels of one split."""
 
-    def __init__(self, inputs: InputSource, relevances: Mapping[str, LabelSetRelevance]) -> None:
+    def __init__(
+        self,
+        inputs: InputSource,
+        relevances: Mapping[str, LabelSetRelevance],
+        image_teachers: Mapping[str, ImageSimilarity] = MappingProxyType({}),
+        caption_teachers: Mapping[str, LabelSetRelevance] = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+            relevances: per measure, for labels of captions for images.
+            image_teachers, caption_teachers: per teacher, for similarities within a side.
+        """
         self.inputs = inputs
         self.rows = inputs.rows
         self._relevances = relevances
+        self._image_teachers = image_teachers
+        self._caption_teachers = caption_teachers
 
     def batch(self, plan: BatchPlan, step: int, rank: int, size: int, inputs: StepInputs | None = None) -> Batch:
         """This worker's part of a step.
@@ -163,6 +201,7 @@ class BatchSource:
             captions=captions,
             relevances=self._relevances_of(plan.step(step), slices[rank], alone=size == 1),
             sizes=[len(rows) for rows, _ in slices],
+            teachers=self._teachers_of(plan.step(step), slices[rank]),
         )
 
     def relevance(self, image_rows: Rows, caption_rows: Rows) -> dict[str, Tensor]:
@@ -179,3 +218,12 @@ class BatchSource:
             return {name: Relevance(labels) for name, labels in i2t.items()}
         t2i = self.relevance(all_images, my_captions)
         return {name: Relevance(labels, t2i[name].T) for name, labels in i2t.items()}
+
+    def _teachers_of(self, step: tuple[Rows, Rows], mine: tuple[Rows, Rows]) -> Teachers:
+        (all_images, all_captions), (my_images, my_captions) = step, mine
+        ids = self.rows.caption_ids
+        images = {name: one.matrix(my_images, all_images) for name, one in self._image_teachers.items()}
+        captions = {
+            name: one.matrix(ids[my_captions], ids[all_captions]) for name, one in self._caption_teachers.items()
+        }
+        return Teachers(*({name: torch.from_numpy(said) for name, said in side.items()} for side in (images, captions)))

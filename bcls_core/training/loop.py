@@ -11,25 +11,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bcls_core.config import AugmentSettings, RelatedBatches, Split, TrainSettings
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, StoppedError, StoreError
-from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
+from bcls_core.similarity import ImageSimilarity, LabelSetRelevance, image_teachers_of, load_gaps, measures_of
 from bcls_core.store import Artifact, Draft
 from bcls_core.students import Student, save_student
 from bcls_core.training.augment import Augmentation
 from bcls_core.training.averaging import MovingAverage
-from bcls_core.training.batches import Batch, BatchSource, InputSource
+from bcls_core.training.batches import Batch, BatchSource, Inputs, InputSource
 from bcls_core.training.checkpoint import Checkpoints, TrainingState
 from bcls_core.training.encoder import StepEncoder, keep_few_activations
 from bcls_core.training.feed import MakePrepare, batches_of, prepare_here
 from bcls_core.training.frozen import load_frozen
+from bcls_core.training.heads import encoding_dims
 from bcls_core.training.history import MODEL, History, write_history
 from bcls_core.training.initial import load_initial
-from bcls_core.training.objective import Objective, ScoredPairs
+from bcls_core.training.objective import Objective, ScoredPairs, sides_within
 from bcls_core.training.plan import BatchPlan
 from bcls_core.training.related import planner
 from bcls_core.training.schedule import (
@@ -139,9 +141,10 @@ class Trainer:
         self._student = load_initial(job.draft).to(self._device)
         if job.engine.activation_checkpointing:
             keep_few_activations(self._student)
-        self._objective = Objective(job.settings.objective, load_gaps(job.labels)).to(self._device)
-        self._train_source = self._source(job, "train", self._objective.measures)
-        self._val_source = self._source(job, "val", frozenset(measures_of(job.labels)))
+        inputs = self._inputs(job, "train")
+        self._objective = self._make_objective(job, inputs)
+        self._train_source = self._source(job, inputs, self._objective.measures, taught=True)
+        self._val_source = self._source(job, self._inputs(job, "val"), frozenset(measures_of(job.labels)))
         if job.engine.sharded:
             shard(self._student, workers, self._device)
         self._never_trained = {name for name, p in self._student.named_parameters() if not p.requires_grad}
@@ -230,7 +233,7 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
         encoded = encoder.encode(batch, (self._settings.seed, *place, self._workers.rank))
         pairs = self._pairs(encoded.images, encoded.captions, batch.sizes)
-        terms = self._objective(pairs, batch.relevances, self._workers)
+        terms = self._objective(pairs, batch.relevances, batch.teachers, self._workers)
         share = torch.stack(list(terms.values()))
         # Data parallelism averages where the joint gradient is a sum.
         encoded.backward(share.sum() * self._workers.size)
@@ -273,12 +276,15 @@ class Trainer:
     def _pairs(self, images: Tensor, captions: Tensor, sizes: Sequence[int]) -> ScoredPairs:
         """This worker's images against everybody's captions, and its captions against everybody's images."""
         if self._workers.size == 1:
-            return ScoredPairs(self._student.score(images, captions))
+            alone = {"image-image": (images, images), "caption-caption": (captions, captions)}
+            return ScoredPairs(self._student.score(images, captions), encodings=alone)
         all_images, all_captions = (self._workers.gather(side, sizes) for side in (images, captions))
         mine = torch.zeros(len(images), len(all_captions), dtype=torch.bool, device=images.device)
         mine[:, self._workers.rows(sizes)].fill_diagonal_(True)
         scores = self._student.score(images, all_captions)
-        return ScoredPairs(scores, mine, self._student.score(all_images, captions).T, mine)
+        t2i_scores = self._student.score(all_images, captions).T
+        encodings = {"image-image": (images, all_images), "caption-caption": (captions, all_captions)}
+        return ScoredPairs(scores, mine, t2i_scores, mine, encodings)
 
     def _validate(self) -> dict[str, float]:
         # Running statistics (of batch norms) are each worker's own until the next step; the model has the first one's.
@@ -366,20 +372,54 @@ class Trainer:
         self._checkpoints.require_newest()
         write_history(self._draft, History(state.best_epoch, state.history))
 
-    def _source(self, job: TrainingJob, split: Split, measures: frozenset[str]) -> BatchSource:
-        rows = CorpusRows(job.corpus, split)
-        relevances = {name: LabelSetRelevance(job.labels, name, split) for name in sorted(measures)}
-        settings = job.settings
+    def _inputs(self, job: TrainingJob, split: Split) -> InputSource:
+        rows, settings = CorpusRows(job.corpus, split), job.settings
         augment = Augmentation(settings.augment, settings.seed) if settings.augment != AugmentSettings() else None
         frozen = load_frozen(self._draft, self._student, rows)
         if augment is not None and (frozen.images is not None or not rows.has_images):
             raise ConfigError("train.augment: this student's image side starts at features. Leave it out.")
         varied = augment if split == "train" else None
-        return BatchSource(InputSource(rows, self._student.preprocessor, frozen, varied), relevances)
+        return InputSource(rows, self._student.preprocessor, frozen, varied)
+
+    def _source(
+        self, job: TrainingJob, inputs: InputSource, measures: frozenset[str], *, taught: bool = False
+    ) -> BatchSource:
+        """
+        Args:
+            taught: whether batches come with what teachers say of them.
+        """
+        rows = inputs.rows
+        captions = self._objective.caption_teachers if taught else frozenset()
+        images = self._objective.image_teachers if taught else frozenset()
+        opened = {name: LabelSetRelevance(job.labels, name, rows.split) for name in sorted(measures | captions)}
+        return BatchSource(
+            inputs,
+            {name: opened[name] for name in sorted(measures)},
+            {name: ImageSimilarity(job.labels, name, rows) for name in sorted(images)},
+            {name: opened[name] for name in sorted(captions)},
+        )
+
+    def _make_objective(self, job: TrainingJob, inputs: InputSource) -> Objective:
+        terms, dims = job.settings.objective, {}
+        if sides := sides_within(terms):
+            first = np.zeros(1, np.int64)
+            with torch.no_grad():
+                self._student.eval()
+                encoded = {
+                    "image-image": lambda: self._student.encode_images(_on(self._device, inputs.images(first))),
+                    "caption-caption": lambda: self._student.encode_captions(_on(self._device, inputs.captions(first))),
+                }
+                dims = encoding_dims({side: encoded[side]() for side in sides})
+        gaps, teachers = load_gaps(job.labels), image_teachers_of(job.labels)
+        return Objective(terms, gaps, teachers, dims, job.settings.seed).to(self._device)
 
     @property
     def _total_steps(self) -> int:
         return self._settings.epochs * self._steps_per_epoch
+
+
+def _on(device: torch.device, inputs: Inputs) -> Inputs:
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def _check_plan(plan: BatchPlan, workers: int, batch_size: int) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bcls_core.config import GradedTerm, KendallTerm, ObjectiveTerm
+from bcls_core.config import GradedTerm, KendallTerm, ObjectiveTerm, SoftLabelTerm
+from bcls_core.errors import ConfigError
 from bcls_core.losses import (
     CoSENTLoss,
+    CrossModalAlignmentLoss,
     InfoNCELoss,
     KendallLoss,
     LadderLoss,
@@ -20,11 +23,13 @@ from bcls_core.losses import (
     SmoothNDCGLoss,
     SoftSpearmanLoss,
     TripletLoss,
+    UniModalAlignmentLoss,
 )
 from bcls_core.losses.directions import ALONE
 from bcls_core.losses.temperature import Temperature
 from bcls_core.similarity import GapQuantiles
-from bcls_core.training.batches import Relevance
+from bcls_core.training.batches import NO_TEACHERS, Relevance, Teachers
+from bcls_core.training.heads import UniModalHeads
 from bcls_core.workers import Workers
 
 _LOSSES: Mapping[str, Callable[..., nn.Module]] = {
@@ -39,6 +44,11 @@ _LOSSES: Mapping[str, Callable[..., nn.Module]] = {
     "cosent": CoSENTLoss,
 }
 _WITHOUT_POSITIVES = {"s-ndcg", "soft-spearman", "cosent"}
+WITHIN = ("image-image", "caption-caption")
+"""Sides that have scores of their own."""
+
+TeacherNames = tuple[str | None, str | None]
+"""Of images and of captions."""
 
 
 @dataclass(frozen=True)
@@ -50,49 +60,98 @@ class ScoredPairs:
         positives: (images, captions) bool; None for the diagonal.
         t2i_scores: (captions, images), its own captions against the images of the whole step; None for the transpose.
         t2i_positives: (captions, images) bool.
+        encodings: `image-image` and `caption-caption` -> (rows, dim) encodings of this worker's images (captions), and
+            (step's rows, dim) of everybody's.
     """
 
     scores: Tensor
     positives: Tensor | None = None
     t2i_scores: Tensor | None = None
     t2i_positives: Tensor | None = None
+    encodings: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
     """Named, weighted loss terms of one batch; computes only what some term asks for.
 
-    Its parameters are the losses' learned temperatures and the like.
+    Its parameters are the losses' learned temperatures and the like, and the heads for scores within a side.
+
+    Attributes:
+        measures: the relevance measures whose labels it reads.
+        image_teachers, caption_teachers: the teachers whose similarities it reads.
     """
 
-    def __init__(self, terms: Sequence[ObjectiveTerm], gaps: Mapping[str, GapQuantiles]) -> None:
+    def __init__(
+        self,
+        terms: Sequence[ObjectiveTerm],
+        gaps: Mapping[str, GapQuantiles],
+        image_teachers: Iterable[str] = (),
+        dims: Mapping[str, int] = MappingProxyType({}),
+        seed: int = 0,
+    ) -> None:
         """
         Args:
             terms: the recipe's objective.
             gaps: per relevance measure the label set's quantiles, from which gaps like "p60" are read.
+            image_teachers: which the label set has.
+            dims: of each side that `sides_within` gives, how long the student's encodings are.
+            seed: of the heads' weights.
+        Raises:
+            ConfigError: a teacher is not there, or none is named and there is not exactly one.
         """
         super().__init__()
         self._terms = tuple(terms)
         self._losses = nn.ModuleList(_build(term, gaps) for term in terms)
+        self._teachers = [_teachers(place, term, image_teachers, gaps) for place, term in enumerate(terms)]
+        self._heads = UniModalHeads({side: dims[side] for side in sides_within(terms)}, seed)
         self.measures: frozenset[str] = frozenset(t.relevance for t in terms if isinstance(t, GradedTerm))
+        self.image_teachers, self.caption_teachers = (
+            frozenset(name for name in named if name is not None)
+            for named in ([pair[0] for pair in self._teachers], [pair[1] for pair in self._teachers])
+        )
         names = [term.loss for term in terms]
         self._suffixes = [f"-{place}" if names.count(name) > 1 else "" for place, name in enumerate(names)]
 
     def forward(
-        self, pairs: ScoredPairs, relevances: Mapping[str, Relevance], workers: Workers = ALONE
+        self,
+        pairs: ScoredPairs,
+        relevances: Mapping[str, Relevance],
+        teachers: Teachers = NO_TEACHERS,
+        workers: Workers = ALONE,
     ) -> dict[str, Tensor]:
         """
         Args:
             pairs: this worker's scores.
             relevances: per measure the labels of these scores.
+            teachers: what they say of these pairs.
         Returns:
             This worker's shares of the weighted terms; their sum over all workers is the loss.
         """
         found: dict[str, Tensor] = {}
-        for term, loss, suffix in zip(self._terms, self._losses, self._suffixes, strict=True):
-            for name, value in loss(**_arguments(term, pairs, relevances), workers=workers).items():
+        described = zip(self._terms, self._losses, self._teachers, self._suffixes, strict=True)
+        for term, loss, named, suffix in described:
+            if isinstance(term, SoftLabelTerm):
+                values = loss(**self._taught(term, named, pairs, teachers), workers=workers)
+            else:
+                values = loss(**_arguments(term, pairs, relevances), workers=workers)
+            for name, value in values.items():
                 path = f"loss/{name}" if name == term.loss else f"loss/{term.loss}/{name}"
                 found[path + suffix] = term.weight * value
         return found
+
+    def _taught(
+        self, term: SoftLabelTerm, named: TeacherNames, pairs: ScoredPairs, teachers: Teachers
+    ) -> dict[str, Any]:
+        """Arguments of a loss that reads teachers."""
+        of_images, of_captions = named
+        images = None if of_images is None else teachers.images[of_images]
+        captions = None if of_captions is None else teachers.captions[of_captions]
+        if term.is_cross_modal:
+            both = {"image_teacher": images, "caption_teacher": captions}
+            return {"scores": pairs.scores, "t2i_scores": pairs.t2i_scores, **both}
+        said = {"image-image": images, "caption-caption": captions}
+        scored = {side: (self._heads.scores(side, *pairs.encodings[side]), said[side]) for side in term.sides}
+        return {"scores_and_teachers": scored}
 
     @torch.no_grad()
     def learned(self) -> dict[str, float]:
@@ -102,16 +161,34 @@ class Objective(nn.Module):
             for path, parameter in loss.named_parameters():
                 owner, _, name = path.rpartition(".")
                 module = loss.get_submodule(owner)
+                part = next((f"{side}/" for side in WITHIN if side in path), "")
                 if isinstance(module, Temperature):
                     value = float(module())  # within its bounds, which the parameter may have left
                 else:
                     value = float(parameter.exp()) if name.startswith("log_") else float(parameter)
-                found[f"learned/{term.loss}{suffix}/{name.removeprefix('log_')}"] = value
+                found[f"learned/{term.loss}{suffix}/{part}{name.removeprefix('log_')}"] = value
         return found
+
+
+def sides_within(terms: Sequence[ObjectiveTerm]) -> list[str]:
+    """The sides whose scores within themselves some term reads."""
+    asked = {side for term in terms if isinstance(term, SoftLabelTerm) for side in term.sides}
+    return [side for side in WITHIN if side in asked]
+
+
+def _teachers(place: int, term: ObjectiveTerm, image_teachers: Iterable[str], measures: Iterable[str]) -> TeacherNames:
+    if not isinstance(term, SoftLabelTerm):
+        return None, None
+    try:
+        return term.teachers(image_teachers, measures)
+    except ValueError as error:
+        raise ConfigError(f"train.objective[{place}]: {error}, in the label set") from error
 
 
 def _build(term: ObjectiveTerm, gaps: Mapping[str, GapQuantiles]) -> nn.Module:
     settings = term.settings()
+    if isinstance(term, SoftLabelTerm):
+        return (CrossModalAlignmentLoss if term.is_cross_modal else UniModalAlignmentLoss)(**settings)
     if isinstance(term, KendallTerm):
         settings["gap"] = gaps[term.relevance].resolve(term.gap)
     return _LOSSES[term.loss](**settings)

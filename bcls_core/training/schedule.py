@@ -16,9 +16,10 @@ from bcls_core.students import Student
 def build_optimiser(student: Student, objective: nn.Module, settings: TrainSettings) -> optim.AdamW:
     """AdamW over the trained parameters of a student and, in a group of their own, those of its losses.
 
-    Matrices of the student decay; vectors and scalars (biases, norms) do not, and nor do a loss's temperatures, which
-    decay would pull to 1. Each group has its "scale", a factor on the learning rate of the step: towers that came with
-    weights have `tower_learning_rate`, times `layer_decay` for every layer that lies further from their output.
+    Matrices decay, those of heads within a side, too; vectors and scalars (biases, norms) do not, and nor do a loss's
+    temperatures, which decay would pull to 1. Each group has its "scale", a factor on the learning rate of the step:
+    towers that came with weights have `tower_learning_rate`, times `layer_decay` for every layer that lies further from
+    their output.
     """
     scales = _tower_scales(student, settings)
     groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
@@ -29,7 +30,10 @@ def build_optimiser(student: Student, objective: nn.Module, settings: TrainSetti
         {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, "scale": scale}
         for (decays, scale), parameters in sorted(groups.items(), key=lambda group: group[0], reverse=True)
     ]
-    described.append({"params": list(objective.parameters()), "weight_decay": 0.0, "scale": 1.0})
+    for decays in (True, False):
+        of_objective = [parameter for parameter in objective.parameters() if (parameter.ndim >= 2) == decays]
+        decay = settings.weight_decay if decays else 0.0
+        described.append({"params": of_objective, "weight_decay": decay, "scale": 1.0})
     return optim.AdamW([group for group in described if group["params"]], lr=settings.learning_rate)
 
 

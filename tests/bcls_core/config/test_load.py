@@ -48,6 +48,11 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
         ("train.objective=[{loss: kendall, relevance: cider, gap: p100}]", "a percentile from p0 to p99"),
         ("train.objective=[{loss: triplet, tau: .inf}]", "train.objective[0].tau"),
         ("train.objective=[{loss: ladder, relevance: cider, thresholds: [.nan]}]", "thresholds[0]"),
+        ("train.objective=[{loss: soft-label}]", "train.objective[0]: image_teacher must be named where there is not"),
+        ("train.objective=[{preset: cusa}]", "preset"),
+        ("train.objective=[{preset: cusa-released, alpha: 1}]", "give alpha and beta, or neither"),
+        ("label.image_teachers={a: {kind: features, file: v.npy}}", "v.npy holds no image ids"),
+        ("label.image_teachers={a: {kind: features, ids: a.txt}}", "ids go with an .npy"),
         ("train.mini_batch_size=1", "train.mini_batch_size: Input should be greater than or equal to 2; found 1"),
         ("train.layer_decay=0", "train.layer_decay"),
         ("train.average=1", "train.average"),
@@ -78,6 +83,22 @@ def test_pictures_that_are_not_read_cannot_be_varied(image: str, said: str) -> N
     assert said in str(caught.value)
     assert recipe_with("train.augment={crop: 0.5}").train.augment.crop == 0.5
     assert recipe_with("train.student.image={model: m, trained: true}", "train.augment={flip: true}").train.augment.flip
+
+
+def test_the_released_weights_of_cusa_are_its_own_times_its_batch() -> None:
+    """What InfoNCE's mean over the columns, too, makes of alpha 0.1 and beta 0.5 at a batch of 128."""
+    looks = "label.image_teachers={looks: {kind: descriptors}}"
+    preset = recipe_with(looks, "train.objective=[{preset: cusa-released}, {loss: kendall, relevance: cider}]")
+    spelt_out = recipe_with(
+        looks,
+        "train.objective=[{loss: info-nce}, {loss: soft-label, weight: 12.8}, "
+        "{loss: soft-label, between: [image-image, caption-caption], weight: 64}, {loss: kendall, relevance: cider}]",
+    )
+    assert preset == spelt_out
+    other = recipe_with(looks, "train.objective=[{preset: cusa-released, alpha: 1, beta: 2, batch: 10, mode: dot}]")
+    assert [term.weight for term in other.train.objective] == [1, 10, 20]
+    sgr = recipe_with(looks, "train.objective=[{preset: cusa-released, backbone: sgr}]")
+    assert [term.weight for term in sgr.train.objective] == pytest.approx([1, 76.8, 96])
 
 
 def test_towers_that_are_frozen_to_the_end_are_refused() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from bcls_core.config import LabelSettings, TrainSettings, load_recipe
+from bcls_core.config import DescriptorTeacherSettings, LabelSettings, ObjectiveTerm, TrainSettings, load_recipe
 from bcls_core.data.ingest import determinants_of, plan_ingest
+from bcls_core.similarity.image_labels import RepresentImages
 from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard
 from bcls_core.similarity.neighbour_labels import SearchPanel
 from bcls_core.store import Artifact, Store, fingerprint
@@ -59,7 +61,7 @@ class TrainingGround:
 
 
 def label(store: Store, corpus: Artifact, settings: LabelSettings) -> Artifact:
-    """Labels of a corpus by the measure `cider` of the settings."""
+    """Labels of a corpus by the measure `cider` of the settings, and of its images by the teacher `looks`."""
     draft = store.draft("labels", "small")
     places = (str(store.url), corpus.version, draft.version)
     measure = settings.measures["cider"]
@@ -71,7 +73,17 @@ def label(store: Store, corpus: Artifact, settings: LabelSettings) -> Artifact:
     for shard in shards:
         search({"piece": str(shard), "shards": [shard]})
     EstimateGaps(*places, {"cider": measure}, 2000, 0)({"piece": "gaps"})
+    looks = RepresentImages(*places, "looks", DescriptorTeacherSettings(kind="descriptors"))
+    for shard in shards:
+        looks({"piece": f"images-{shard}", "shard": shard})
     return draft.commit(fingerprint={"stage": "label"}, schema="labels/1")
+
+
+def cusa() -> Any:
+    """InfoNCE with soft labels across the sides and within each, as a training's `objective`."""
+    terms: Any = TypeAdapter(list[ObjectiveTerm])
+    within = {"loss": "soft-label", "between": ["image-image", "caption-caption"], "weight": 2.0}
+    return terms.validate_python([{"loss": "info-nce"}, {"loss": "soft-label", "weight": 4.0}, within])
 
 
 @pytest.fixture(scope="session")

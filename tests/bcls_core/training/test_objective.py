@@ -12,13 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 import bcls_core.losses
 from bcls_core.config import ObjectiveTerm
-from bcls_core.losses import KendallLoss, TripletLoss
+from bcls_core.errors import ConfigError
+from bcls_core.losses import CrossModalAlignmentLoss, KendallLoss, TripletLoss, soft_label_loss
 from bcls_core.similarity import GapQuantiles
-from bcls_core.training.batches import Relevance
+from bcls_core.training.batches import Relevance, Teachers
+from bcls_core.training.heads import encoding_dims
 from bcls_core.training.objective import _LOSSES, Objective, ScoredPairs
 
 TERM: TypeAdapter[Any] = TypeAdapter(ObjectiveTerm)
 GAPS = {"cider": GapQuantiles(np.arange(101) / 100)}
+READ_TEACHERS = {"SoftLabelLoss", "CrossModalAlignmentLoss", "UniModalAlignmentLoss"}
 GRADED = ("kendall", "language-guided-margin", "ladder", "s-ndcg", "soft-spearman", "cosent")
 
 
@@ -47,7 +50,7 @@ def test_every_loss_can_be_asked_for(loss: str) -> None:
 
 def test_all_losses_of_score_matrices_are_there() -> None:
     library = {name for name in bcls_core.losses.__all__ if name.endswith("Loss")}
-    assert library - {loss.__name__ for loss in _LOSSES.values()} == {"SoftLabelLoss"}  # reads a teacher
+    assert library - {loss.__name__ for loss in _LOSSES.values()} == READ_TEACHERS
 
 
 def test_settings_weights_and_gaps_arrive() -> None:
@@ -80,9 +83,88 @@ def test_what_is_learned_is_told() -> None:
     assert objective.learned()["learned/info-nce/tau"] == pytest.approx(0.10), "the bound, which is what is used"
 
 
+def taught(size: int = 8) -> tuple[ScoredPairs, Teachers]:
+    """Encodings of a student, their scores, and two teachers."""
+    generator = torch.Generator().manual_seed(2)
+    images, captions = (torch.randn(size, 6, generator=generator) for _ in range(2))
+    rows = [torch.randn(size, 3, generator=generator) for _ in range(2)]
+    looks, words = (torch.nn.functional.normalize(one, dim=1) for one in rows)
+    encodings = {"image-image": (images, images), "caption-caption": (captions, captions)}
+    pairs = ScoredPairs((images @ captions.T).tanh().requires_grad_(), encodings=encodings)
+    return pairs, Teachers({"looks": looks @ looks.T, "other": looks}, {"cider": words @ words.T, "other": words})
+
+
+def test_soft_labels_are_compared_with_the_teachers_they_name() -> None:
+    pairs, teachers = taught()
+    across = term("soft-label", weight=12.8, mode="dot", student_tau=0.3, image_teacher="looks", teacher_tau=0.5)
+    within = term("soft-label", weight=64.0, between=["caption-caption", "image-image"], image_teacher="looks")
+    dims = {"image-image": 6, "caption-caption": 6}
+    objective = Objective([across, within], GAPS, ["looks", "other"], dims, seed=3)
+    assert (objective.image_teachers, objective.caption_teachers) == ({"looks"}, {"cider"})
+    found = objective(pairs, {}, teachers)
+    looks, words = teachers.images["looks"], teachers.captions["cider"]
+    loss = CrossModalAlignmentLoss("dot", student_tau=0.3, teacher_tau=0.5)(pairs.scores, looks, words)
+    assert list(found) == [
+        "loss/soft-label/image-caption-0", "loss/soft-label/caption-caption-1", "loss/soft-label/image-image-1",
+    ]  # fmt: skip
+    torch.testing.assert_close(found["loss/soft-label/image-caption-0"], 12.8 * loss["image-caption"])
+    for side, teacher in (("image-image", looks), ("caption-caption", words)):
+        head = objective._heads.get_submodule(side)
+        unit = torch.nn.functional.normalize(head(pairs.encodings[side][0]), dim=1)
+        expected = soft_label_loss(unit @ unit.T, teacher, student_tau=0.45)
+        torch.testing.assert_close(found[f"loss/soft-label/{side}-1"], 64 * expected / 2)
+    learned = objective.learned()
+    assert learned.pop("learned/soft-label-0/tau") == pytest.approx(0.3)
+    assert learned == pytest.approx(dict.fromkeys(WITHIN_TAUS, 0.45))
+
+
+WITHIN_TAUS = ("learned/soft-label-1/caption-caption/tau", "learned/soft-label-1/image-image/tau")
+
+
+def test_heads_are_those_of_the_seed_and_of_the_sides_that_are_asked_for() -> None:
+    def heads(seed: int, *sides: str) -> dict[str, torch.Tensor]:
+        asked = term("soft-label", between=sides)
+        state = Objective([asked], GAPS, ["looks"], dict.fromkeys(sides, 6), seed).state_dict()
+        return {name: value for name, value in state.items() if "heads" in name}
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one, again, other = (heads(seed, "image-image") for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, again[name]) for name, value in one.items())
+    assert not all(torch.equal(value, other[name]) for name, value in one.items())
+    assert {name.split(".")[1] for name in one} == {"image-image"}
+    assert heads(0, "image-image", "caption-caption")["_heads.image-image.1.weight"].equal(
+        one["_heads.image-image.1.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "message"),
+    [
+        ({}, [], "image_teacher must be named where there is not just one: there are none, in the label set"),
+        ({}, ["a", "b"], "image_teacher must be named where there is not just one: there are a, b"),
+        ({"image_teacher": "c"}, ["a"], "image_teacher: no 'c', there is a"),
+        ({"caption_teacher": "c"}, ["a"], "caption_teacher: no 'c', there is cider"),
+    ],
+)
+def test_teachers_that_are_not_there_are_named(asked: dict[str, str], there: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Objective([term("triplet"), term("soft-label", **asked)], GAPS, there)
+
+
+def test_a_side_without_vectors_has_no_scores_within() -> None:
+    with pytest.raises(ConfigError, match=r"between image-image needs a vector for each.*shape \(1, 36, 8\)"):
+        encoding_dims({"image-image": torch.zeros(1, 36, 8)})
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"loss": "soft-label", "student_tau": 1.0}, "between lowest=0.1 and highest=0.99"),
+        ({"loss": "soft-label", "between": "image-image", "mode": "add"}, "add joins teachers across image-caption"),
+        ({"loss": "soft-label", "between": ["image-image", "image-image"]}, "each at most once"),
+        ({"loss": "soft-label", "between": []}, "each at most once"),
         ({"loss": "info-nce", "tau": 0.5}, "between lowest=0.01 and highest=0.1"),
         ({"loss": "kendall", "relevance": "cider", "window": 4}, "choose dead-zone or local"),
         ({"loss": "kendall", "relevance": "cider", "sampling": "local"}, "window of at least 2"),

@@ -1,0 +1,183 @@
+"""What image teachers say: the worker that writes a label set's image embeddings, and what training reads of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bcls_core.config import DescriptorTeacherSettings, FeatureTeacherSettings, ImageTeacherSettings
+from bcls_core.data.rows import CorpusRows
+from bcls_core.errors import CorpusError, ModelError, StoreError
+from bcls_core.similarity.cosine import cosine_matrix
+from bcls_core.similarity.label_tables import image_embeddings_table
+from bcls_core.similarity.labels import LabelWorker, Piece, Record
+from bcls_core.similarity.measure import FloatArray, IntArray
+from bcls_core.similarity.row_book import DenseBook, dense_rows
+from bcls_core.store import Artifact
+from bcls_core.teachers.descriptors import Descriptors, descriptors_fingerprint
+from bcls_core.teachers.embedding_cache import EmbeddingCache
+from bcls_core.teachers.image import ImageTeacher, Rows, Teacher, image_teacher_fingerprint, unit_rows
+from bcls_core.teachers.imported import ImportedFeatures, imported_fingerprint
+
+IMAGE_EMBEDDINGS = "image_embeddings"
+
+_PIECE = 512  # pictures encoded between two writes to the cache
+
+
+class RepresentImages(LabelWorker):
+    """Embeddings of one shard's images by one teacher, row by row as in the corpus.
+
+    Equal pictures are encoded once, in this job and in later ones: embeddings are cached by the pictures' sha256.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        corpus: str,
+        labels: str,
+        teacher: str,
+        settings: ImageTeacherSettings,
+        device: str = "cpu",
+        earlier: str | None = None,
+    ) -> None:
+        super().__init__(root, corpus, labels, earlier)
+        self._name = teacher
+        self._settings = settings
+        self._device = device
+
+    def __call__(self, piece: Piece) -> Record:
+        shard = piece["shard"]
+        images = self._corpus.read("images", shard, ["image_id", "split", "sha256"])
+        if isinstance(self._settings, FeatureTeacherSettings):
+            rows = self._imported(shard, images["image_id"].to_pylist())
+        else:
+            rows = self._encoded(shard, images)
+        table = image_embeddings_table(images["image_id"], images["split"], rows)
+        self._draft.write_table(f"{IMAGE_EMBEDDINGS}/{self._name}", shard, table)
+        return {"rows": table.num_rows}
+
+    def _imported(self, shard: int, names: list[str]) -> Rows:
+        if self._features is not None:
+            return self._features.encode(names)
+        column = self._corpus.read("features", shard, ["features"]).column("features").combine_chunks()
+        wide = column.flatten().to_numpy(zero_copy_only=False).reshape(len(names), -1).astype(np.float64)
+        return unit_rows(wide, names, f"corpus {self._corpus.version} holds")
+
+    @cached_property
+    def _features(self) -> ImportedFeatures | None:
+        """None where they are the corpus's own."""
+        settings = self._settings
+        assert isinstance(settings, FeatureTeacherSettings)  # noqa: S101 - nothing else is imported
+        return None if settings.file is None else ImportedFeatures(settings.file, settings.ids)
+
+    def _encoded(self, shard: int, images: pa.Table) -> Rows:
+        names = images["image_id"].to_pylist()
+        digests = [bytes.fromhex(digest) for digest in images["sha256"].to_pylist()]
+
+        def make(places: IntArray) -> Rows:
+            # Read when something is to be encoded, and not to learn that nothing is.
+            pictures = self._corpus.read("images", shard, ["image"]).column("image")
+            return self._teacher.encode([pictures[place].as_py() for place in places], [names[p] for p in places])
+
+        rows = self._cache.rows(digests, make, piece=_PIECE)
+        return rows if rows.shape[1] else np.empty((0, self._teacher.dimension), dtype=np.float16)
+
+    @cached_property
+    def _cache(self) -> EmbeddingCache:
+        return EmbeddingCache(self._store.filesystem, self._fingerprint)
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        return image_fingerprint(self._settings)
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        """Loaded when the cache lacks a picture."""
+        settings = self._settings
+        if isinstance(settings, DescriptorTeacherSettings):
+            return Descriptors()
+        assert not isinstance(settings, FeatureTeacherSettings)  # noqa: S101 - these encode nothing
+        teacher = ImageTeacher(
+            settings.model, revision=settings.revision, pooling=settings.pooling, device=self._device
+        )
+        if teacher.fingerprint != self._fingerprint:
+            raise ModelError(
+                f"model {settings.model!r} changed while the job was at work. Run it again: it becomes another version."
+            )
+        return teacher
+
+
+def image_fingerprint(settings: ImageTeacherSettings) -> dict[str, Any]:
+    """All that determines a teacher's rows, beside the corpus.
+
+    Raises:
+        ModelError, CorpusError: the model or the file is missing.
+    """
+    if isinstance(settings, DescriptorTeacherSettings):
+        return descriptors_fingerprint()
+    if isinstance(settings, FeatureTeacherSettings):
+        return {} if settings.file is None else imported_fingerprint(settings.file, settings.ids)
+    return image_teacher_fingerprint(settings.model, revision=settings.revision, pooling=settings.pooling)
+
+
+def require_readable(name: str, settings: ImageTeacherSettings, corpus: Artifact) -> None:
+    """Raises CorpusError where a teacher reads what the corpus does not hold: pictures, or features."""
+    held = "features" if "features" in corpus.tables else "pictures"
+    reads_corpus_features = isinstance(settings, FeatureTeacherSettings) and settings.file is None
+    if reads_corpus_features and held == "pictures":
+        raise CorpusError(
+            f"label.image_teachers.{name}: corpus {corpus.version} was made from pictures and holds no features. "
+            "Name a file of them, or a teacher that looks at pictures."
+        )
+    if not isinstance(settings, FeatureTeacherSettings) and held == "features":
+        raise CorpusError(
+            f"label.image_teachers.{name}: a teacher of kind {settings.kind} looks at pictures, and corpus "
+            f"{corpus.version} was made from features. Use kind: features."
+        )
+
+
+def image_teachers_of(labels: Artifact) -> list[str]:
+    """The image teachers whose embeddings a label set holds, sorted."""
+    return sorted(
+        name for kind, _, name in (table.partition("/") for table in labels.tables) if kind == IMAGE_EMBEDDINGS
+    )
+
+
+class ImageSimilarity:
+    """How alike images of one split are, by one teacher of a label set; addressed by image row.
+
+    Embeddings are mapped from disk: opening reads them once, a shard at a time, and memory holds what a batch touches.
+    """
+
+    def __init__(self, labels: Artifact, teacher: str, rows: CorpusRows) -> None:
+        """
+        Args:
+            labels: a label set of the rows' corpus.
+            teacher: name of one of its image teachers.
+        Raises:
+            StoreError: the label set has no such teacher, is of other images, or a file is missing or damaged.
+        """
+        table = f"{IMAGE_EMBEDDINGS}/{teacher}"
+        if table not in labels.tables:
+            known = ", ".join(image_teachers_of(labels)) or "none"
+            raise StoreError(f"label set {labels.version} has no image teacher {teacher!r}. Name one it has: {known}.")
+
+        def parts() -> Iterator[pa.Table]:
+            for shard in rows.shards:
+                part = labels.read(table, shard, checked=True)  # what is damaged is found before it is trained on
+                if not part["image_id"].equals(rows.corpus.read("images", shard, ["image_id"])["image_id"]):
+                    raise StoreError(
+                        f"label set {labels.version} has embeddings of other images than split {rows.split} of corpus "
+                        f"{rows.corpus.version}. Label this corpus."
+                    )
+                yield part
+
+        self._book = DenseBook(np.arange(rows.image_count), dense_rows(parts()))
+
+    def matrix(self, rows: IntArray, others: IntArray) -> FloatArray:
+        """(rows, others) cosines of images, given by their rows in the split."""
+        return cosine_matrix(self._book.take(rows), self._book.take(others))

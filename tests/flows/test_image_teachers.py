@@ -1,0 +1,254 @@
+"""Image teachers in the label flow: what they write, what they do not do twice, and what stops them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bcls_core.config import load_recipe
+from bcls_core.data.rows import CorpusRows
+from bcls_core.errors import BclsError, ConfigError, CorpusError, ModelError, StoreError
+from bcls_core.similarity import ImageSimilarity, image_teachers_of
+from bcls_core.store import Artifact
+from bcls_core.teachers.descriptors import Descriptors
+from bcls_core.teachers.image import ImageTeacher
+from flows import determinants, recipes
+from flows.context import Context
+from flows.ingest import ingest
+from flows.label import label
+from flows.train import train
+from tests.bcls_core.teachers.test_image import build
+
+SETTINGS = (
+    "ingest.train=40", "ingest.val=12", "ingest.test=12", "ingest.size=32", "label.gap_pairs=2000",
+    "runtime.shard_images=16", "train.epochs=1", "train.batch_size=16",
+    "train.student.image={size: 32, config: {model_type: convnext, num_stages: 1, patch_size: 8, hidden_sizes: [8], "
+    "depths: [1]}}",
+    "train.student.dim=8",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_mlflow_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        # MLflow sets them for the processes that this one starts; they end with this test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+class Ground:
+    """A root, and flows on the demo's scenes with some image teachers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def setting(self, teachers: Any, *more: str) -> tuple[Context, Any]:
+        given = f"label.image_teachers={json.dumps(teachers)}"
+        recipe = load_recipe(recipes.find("demo"), [*SETTINGS, given, *more])
+        runtime = recipe.runtime.model_copy(update={"backend": "local"})
+        return Context("demo", runtime, str(self.root)), recipe
+
+    def labels(self, teachers: Any, *more: str) -> tuple[Artifact, Artifact]:
+        context, recipe = self.setting(teachers, *more)
+        corpus = ingest(context, recipe).artifact
+        return corpus, label(context, recipe, corpus).artifact
+
+    def published(self) -> list[str]:
+        return [path.name for path in (self.root / "labels" / "publications").glob("*")]
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    return Ground(tmp_path / "root")
+
+
+def pictures(corpus: Artifact, split: str) -> tuple[list[bytes], list[str]]:
+    rows = CorpusRows(corpus, split)
+    return rows.images(np.arange(rows.image_count)), rows.image_ids
+
+
+def test_each_kind_of_teacher_writes_rows_of_every_image(ground: Ground, tmp_path: Path) -> None:
+    vit = str(build(tmp_path / "vit", "vit"))
+    dice = np.random.default_rng(0)
+    corpus, _ = ground.labels({})
+    ids = [name for split in ("train", "val", "test") for name in CorpusRows(corpus, split).image_ids]
+    vectors = dice.normal(size=(len(ids), 5)).astype(np.float32)
+    order = dice.permutation(len(ids))
+    np.savez(tmp_path / "v.npz", image_id=np.array(ids)[order], features=vectors[order])
+    teachers = {
+        "seen": {"kind": "vision", "model": vit},
+        "looks": {"kind": "descriptors"},
+        "given": {"kind": "features", "file": str(tmp_path / "v.npz")},
+    }
+    _, labels = ground.labels(teachers)
+    assert image_teachers_of(labels) == ["given", "looks", "seen"]
+    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    for split, first in (("train", 0), ("val", 40), ("test", 52)):
+        images, names = pictures(corpus, split)
+        rows, everything = CorpusRows(corpus, split), np.arange(len(names))
+        asked = everything[::-1][:7]
+        encoded = {"seen": ImageTeacher(vit).encode(images, names), "looks": Descriptors().encode(images, names)}
+        for name, expected in (encoded | {"given": unit[first : first + len(names)]}).items():
+            found = ImageSimilarity(labels, name, rows).matrix(asked, everything)
+            wide = expected.astype(np.float64)
+            wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+            np.testing.assert_allclose(found, wide[asked] @ wide.T, atol=2e-4, err_msg=f"{name}, {split}")
+
+
+def test_teachers_determine_the_version_and_their_absence_does_not(ground: Ground) -> None:
+    corpus, without = ground.labels({})
+    _, recipe = ground.setting({})
+    told = determinants.of_labels(recipe.label, corpus, None)
+    assert "image_teachers" not in told["settings"]
+    assert "image models" not in told
+    _, looks = ground.labels({"looks": {"kind": "descriptors"}})
+    _, other = ground.labels({"others": {"kind": "descriptors"}})
+    assert len({without.version, looks.version, other.version}) == 3
+
+
+def test_pictures_are_encoded_once(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again for another label set, and of a grown corpus only those that are new."""
+    asked: list[int] = []
+    encode = Descriptors.encode
+
+    def counted(teacher: Descriptors, images: Sequence[bytes], names: Sequence[str]) -> Any:
+        asked.append(len(images))
+        return encode(teacher, images, names)
+
+    monkeypatch.setattr(Descriptors, "encode", counted)
+    looks = {"looks": {"kind": "descriptors"}}
+    corpus, first = ground.labels(looks)
+    distinct = {data for split in ("train", "val", "test") for data in pictures(corpus, split)[0]}
+    assert sum(asked) == len(distinct)
+    asked.clear()
+    _, again = ground.labels(looks, "label.neighbours=5")
+    assert asked == []
+    assert again.version != first.version
+    grown, _ = ground.labels(looks, "ingest.train=43")
+    new = {data for split in ("train", "val", "test") for data in pictures(grown, split)[0]} - distinct
+    assert sum(asked) == len(new) > 0
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "not finite for image"), (0.0, "nothing but zeros for image")])
+def test_a_teacher_that_fails_publishes_nothing(ground: Ground, tmp_path: Path, value: float, message: str) -> None:
+    corpus, _ = ground.labels({})
+    before = ground.published()
+    ids = [name for split in ("train", "val", "test") for name in CorpusRows(corpus, split).image_ids]
+    vectors = np.ones((len(ids), 3), np.float32)
+    vectors[-1] = value
+    np.savez(tmp_path / "v.npz", image_id=np.array(ids), features=vectors)
+    given = {"given": {"kind": "features", "file": str(tmp_path / "v.npz")}}
+    with pytest.raises(ModelError, match=message):
+        ground.labels(given)
+    assert ground.published() == before
+    np.savez(tmp_path / "v.npz", image_id=np.array(ids[1:]), features=vectors[1:])
+    with pytest.raises(CorpusError, match=r"has no features of 1 of \d+ images, first"):
+        ground.labels(given)
+    assert ground.published() == before
+
+
+def test_rows_of_another_width_publish_nothing(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, _ = ground.labels({})
+    before, encode = ground.published(), Descriptors.encode
+
+    def narrower(teacher: Descriptors, images: Sequence[bytes], names: Sequence[str]) -> Any:
+        rows = encode(teacher, images, names)
+        return rows[:, :-1] if CorpusRows(corpus, "val").image_ids[0] in names else rows
+
+    monkeypatch.setattr(Descriptors, "encode", narrower)
+    with pytest.raises(BclsError, match=r"gives float16 rows of shape .* keeps float16 rows of 2276 numbers"):
+        ground.labels({"looks": {"kind": "descriptors"}})
+    assert ground.published() == before
+
+
+def test_what_the_corpus_does_not_hold_is_refused_at_once(ground: Ground) -> None:
+    with pytest.raises(CorpusError, match=r"label\.image_teachers\.own: corpus .* holds no features"):
+        ground.labels({"own": {"kind": "features"}})
+    assert not (ground.root / "labels").exists() or ground.published() == []
+
+
+def damage(labels: Artifact, table: str) -> None:
+    entry = next(entry for entry in labels.manifest.files if entry.path.startswith(table))
+    path = Path(labels.url.removeprefix("file://")) / entry.path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("table", ["image_embeddings/looks", "caption_tfidf/cider"])
+def test_a_damaged_shard_is_found_before_training(ground: Ground, table: str) -> None:
+    objective = "train.objective=[{preset: cusa-released}]"
+    corpus, labels = ground.labels({"looks": {"kind": "descriptors"}}, objective)
+    damage(labels, table)
+    context, recipe = ground.setting({"looks": {"kind": "descriptors"}}, objective)
+    with pytest.raises(StoreError, match=table):
+        train(context, recipe, corpus, labels)
+    assert context.store.publications("training") == []
+
+
+def test_a_recipe_trains_on_its_teachers(ground: Ground) -> None:
+    objective = "train.objective=[{preset: cusa-released}]"
+    looks = {"looks": {"kind": "descriptors"}}
+    corpus, labels = ground.labels(looks, objective)
+    context, recipe = ground.setting(looks, objective)
+    made = train(context, recipe, corpus, labels).artifact
+    history = json.loads((Path(made.url) / "history.json").read_text())
+    told = history["epochs"][1]
+    assert {
+        "train/loss/info-nce", "train/loss/soft-label/image-caption-1", "train/loss/soft-label/image-image-2",
+        "train/loss/soft-label/caption-caption-2", "train/learned/soft-label-1/tau",
+    } <= told.keys()  # fmt: skip
+    _, bare = ground.labels({}, "train.objective=[{loss: triplet}]")
+    with pytest.raises(ConfigError, match=r"train\.objective\[1\]: image_teacher.*there are none, in the label set"):
+        train(context, recipe, corpus, bare)
+
+
+def test_a_corpus_of_features_can_be_its_own_teacher(tmp_path: Path, make_features: Callable[[Path], str]) -> None:
+    recipe = load_recipe(Path(make_features(tmp_path)))
+    context = Context(recipe.name, recipe.runtime.model_copy(update={"backend": "local"}), str(tmp_path / "root"))
+    corpus = ingest(context, recipe).artifact
+    labels = label(context, recipe, corpus).artifact
+    rows = CorpusRows(corpus, "train")
+    features = rows.features(np.arange(rows.image_count)).astype(np.float64)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    everything = np.arange(rows.image_count)
+    found = ImageSimilarity(labels, "own", rows).matrix(everything, everything)
+    np.testing.assert_allclose(found, features @ features.T, atol=2e-3)
+
+
+@pytest.fixture
+def make_features() -> Callable[[Path], str]:
+    """Writes a dataset of features, and a recipe for it."""
+
+    def make(folder: Path) -> str:
+        dice = np.random.default_rng(0)
+        names = [f"{split}-{n}.jpg" for split, count in (("train", 20), ("val", 6)) for n in range(count)]
+        np.savez(folder / "v.npz", image_id=np.array(names), features=dice.normal(size=(26, 7)).astype(np.float32))
+        images = [
+            {"filename": name, "split": name.split("-")[0], "sentences": [{"raw": f"{name} is here", "sentid": n}]}
+            for n, name in enumerate(names)
+        ]
+        (folder / "a.json").write_text(json.dumps({"images": images}))
+        recipe = f"""
+name: words
+ingest: {{source: karpathy, annotations: {folder}/a.json, features: {folder}/v.npz}}
+label:
+  measures: {{cider: {{kind: cider}}}}
+  image_teachers: {{own: {{kind: features}}}}
+  gap_pairs: 500
+train:
+  student:
+    kind: two-tower
+    image: {{features: 7}}
+    text: {{config: {{model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}}}}
+  objective: [{{preset: cusa-released}}]
+"""
+        (folder / "recipe.yaml").write_text(recipe)
+        return str(folder / "recipe.yaml")
+
+    return make
