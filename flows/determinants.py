@@ -24,7 +24,7 @@ from bcls_core.config import (
 from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
 
-TRAINING_ALGORITHM = 4
+TRAINING_ALGORITHM = 5
 EVALUATION_ALGORITHM = 2
 """Raised by hand when the same inputs give other results."""
 

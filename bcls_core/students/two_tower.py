@@ -15,6 +15,7 @@ from bcls_core.students.given_features import GivenFeatures
 from bcls_core.students.preprocess import ImagePreprocessor, NoImages, Preprocessor
 from bcls_core.students.tokenizer import build_tokenizer
 from bcls_core.students.towers import Tower, image_tower, restore_tower, text_tower
+from bcls_core.teachers.lanes import records_states
 
 
 class TwoTower(Student):
@@ -78,6 +79,15 @@ class TwoTower(Student):
     @property
     def caption_tower_frozen(self) -> bool:
         return self.text_tower.frozen
+
+    @property
+    def frozen_towers_are_pure(self) -> bool:
+        """Whether several threads may run the frozen towers at once."""
+        return not any(
+            side.frozen and records_states(side.model)
+            for side in (self.image_tower, self.text_tower)
+            if isinstance(side, Tower)
+        )
 
     def frozen_image_features(self, prepared: Batch) -> Tensor:
         return self._frozen_features(self.image_tower, prepared)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from bcls_core.data.pixels import load_all
 from bcls_core.errors import ModelError
+from bcls_core.teachers.lanes import in_lanes, records_states
 from bcls_core.teachers.resolve import fetch_model, model_digest
 
 IMAGE_TEACHER_VERSION = 1
 """Raised by hand whenever stored rows change: preparation, batching, precision, normalisation, rounding."""
 
-BATCH = 32
+BATCHES = {"cpu": 8, "cuda": 64}
 """Pictures encoded at once. A model's last bits can depend on it: part of the fingerprint and no setting."""
 
 Rows = NDArray[np.float16]
@@ -75,7 +76,8 @@ class ImageTeacher:
         self.fingerprint = image_teacher_fingerprint(model, revision=revision, pooling=pooling)
         tower, self._prepare = image_tower(PretrainedTower(model=model, revision=revision, pooling=pooling))
         self._name, self._device = model, torch.device(device)
-        self._tower = tower.to(self._device).eval()
+        # Channels last is how convolutions on either device like their maps best.
+        self._tower = tower.to(self._device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.dimension = tower.dim
 
     def encode(self, images: Sequence[bytes], names: Sequence[str]) -> Rows:
@@ -85,11 +87,15 @@ class ImageTeacher:
             CorpusError: a picture cannot be decoded; names it.
             ModelError: the model gives NaN, infinity or zero for a picture; names it.
         """
-        rows = np.empty((len(images), self.dimension), dtype=np.float16)
-        for start in range(0, len(images), BATCH):
-            part = slice(start, start + BATCH)
-            rows[part] = self._encode_batch(images[part], names[part])
-        return rows
+        size = BATCHES.get(self._device.type, BATCHES["cuda"])
+        parts = [slice(start, start + size) for start in range(0, len(images), size)]
+
+        def encode(part: slice) -> Rows:
+            return self._encode_batch(images[part], names[part])
+
+        one_at_a_time = self._device.type != "cpu" or records_states(self._tower.model)
+        rows = [*map(encode, parts)] if one_at_a_time else [*in_lanes(encode, parts)]
+        return np.concatenate([np.empty((0, self.dimension), dtype=np.float16), *rows])
 
     def _encode_batch(self, images: Sequence[bytes], names: Sequence[str]) -> Rows:
         import torch
@@ -100,9 +106,10 @@ class ImageTeacher:
             of_shape[tuple(pixels.shape)].append(place)
         wide = np.empty((len(images), self.dimension))
         for places in of_shape.values():
-            joint = torch.cat([prepared[place] for place in places]).to(self._device)
+            joint = torch.cat([prepared[place] for place in places])
             with torch.inference_mode():
-                wide[places] = self._tower({"pixel_values": joint}).double().cpu().numpy()
+                pooled = self._tower({"pixel_values": joint.to(self._device, memory_format=torch.channels_last)})
+            wide[places] = pooled.double().cpu().numpy()
         return unit_rows(wide, names, f"model {self._name!r} gives")
 
 
@@ -117,7 +124,7 @@ def image_teacher_fingerprint(model: str, *, revision: str | None = None, poolin
         "files": model_digest(fetch_model(model, revision)),
         "revision": revision,
         "pooling": pooling,
-        "batch": BATCH,
+        "batches": dict(BATCHES),
     }
 
 

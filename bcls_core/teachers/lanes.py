@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
@@ -38,3 +38,9 @@ def in_lanes(work: Callable[[Piece], Made], pieces: Iterable[Piece]) -> Generato
                 future.cancel()
             # A thread's own setting is also torch's default for threads that come later.
             torch.set_num_threads(threads)
+
+
+def records_states(model: Any) -> bool:
+    """Whether a model of `transformers` keeps its layers' outputs while it runs, so that only one thread may run it."""
+    config = getattr(model, "config", None)
+    return any(getattr(config, name, False) for name in ("output_hidden_states", "output_attentions"))

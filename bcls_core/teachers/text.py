@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bcls_core.errors import ModelError
 from bcls_core.teachers.batches import Batch, batches
-from bcls_core.teachers.lanes import in_lanes
+from bcls_core.teachers.lanes import in_lanes, records_states
 from bcls_core.teachers.resolve import fetch_model, model_digest
 
 FloatArray = NDArray[np.float64]
@@ -215,9 +215,9 @@ def _fingerprint(folder: Path, revision: str | None, prompt: str) -> dict[str, A
 
 def _is_pure(model: Any) -> bool:
     """Whether threads may run the model at once: its modules keep nothing, and no hidden states are recorded."""
-    config = getattr(getattr(model[0], "model", None), "config", None)
-    recorded = any(getattr(config, name, False) for name in ("output_hidden_states", "output_attentions"))
-    return not recorded and all(type(module).__name__ in _PURE for module in model)
+    return not records_states(getattr(model[0], "model", None)) and all(
+        type(module).__name__ in _PURE for module in model
+    )
 
 
 def _computes_in_bfloat16(device: Any) -> bool:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from bcls_core.config import Split
 from bcls_core.data.rows import CorpusRows
 from bcls_core.store import Artifact, Draft
-from bcls_core.students import Student
+from bcls_core.students import Student, TwoTower
+from bcls_core.teachers.lanes import in_lanes
 from bcls_core.training.initial import load_initial
 
-_BATCH = 64
+_BATCH, _BATCH_BESIDE = 64, 8
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class EncodeFrozenShard:
     def __init__(self, corpus: Artifact, draft: Draft, device: str) -> None:
         self._corpus = corpus
         self._draft = draft
-        self._student = load_initial(self._draft).to(device).eval()
+        student: nn.Module = load_initial(self._draft).to(device).eval()
+        self._student = cast(Student, student.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self._device = device
         self._rows: dict[str, CorpusRows] = {}
 
@@ -76,23 +79,25 @@ class EncodeFrozenShard:
         return {"images": len(image_rows), "captions": len(caption_rows)}
 
     def _encode_images(self, rows: CorpusRows, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        batches = [
-            self._student.frozen_image_features(
-                self._to_device(self._student.preprocessor.prepare_images(rows.images(numbers[start : start + _BATCH])))
-            )
-            for start in range(0, len(numbers), _BATCH)
-        ]
-        return torch.cat(batches).float().cpu().numpy() if batches else np.zeros((0, 0), np.float32)
+        def encode(part: NDArray[np.int64]) -> Tensor:
+            prepared = self._student.preprocessor.prepare_images(rows.images(part))
+            return self._student.frozen_image_features(self._to_device(prepared))
+
+        return self._encode(encode, numbers)
 
     def _encode_captions(self, rows: CorpusRows, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        batches = [
-            self._student.frozen_caption_features(
-                self._to_device(
-                    self._student.preprocessor.prepare_captions(rows.captions(numbers[start : start + _BATCH]))
-                )
-            )
-            for start in range(0, len(numbers), _BATCH)
-        ]
+        def encode(part: NDArray[np.int64]) -> Tensor:
+            prepared = self._student.preprocessor.prepare_captions(rows.captions(part))
+            return self._student.frozen_caption_features(self._to_device(prepared))
+
+        return self._encode(encode, numbers)
+
+    def _encode(self, encode: Callable[[NDArray[np.int64]], Tensor], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """In batches; on a CPU small ones side by side, whose maps stay in the processors' caches."""
+        beside = self._device == "cpu" and isinstance(self._student, TwoTower) and self._student.frozen_towers_are_pure
+        size = _BATCH_BESIDE if beside else _BATCH
+        parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        batches = [*in_lanes(encode, parts)] if beside else [*map(encode, parts)]
         return torch.cat(batches).float().cpu().numpy() if batches else np.zeros((0, 0), np.float32)
 
     def _to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

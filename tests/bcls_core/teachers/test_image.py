@@ -124,7 +124,7 @@ def test_real_weights_know_pictures_by_their_published_features(shared_data: Pat
 
 
 def test_a_row_does_not_depend_on_the_pictures_beside_it(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(module, "BATCHES", {"cpu": 2, "cuda": 2})
     teacher, images = ImageTeacher(str(vit)), pictures()
     alone = np.concatenate([teacher.encode([image], ["x"]) for image in images])
     np.testing.assert_allclose(teacher.encode(images, names(5)), alone, atol=1e-3)
