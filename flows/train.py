@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bcls_core.config import GivenImageFeatures, GradedTerm, Recipe, RelatedBatches, TwoTowerStudent, content_of
+from bcls_core.config import GivenImageFeatures, Recipe, TwoTowerStudent, content_of
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError
 from bcls_core.similarity import measures_of
@@ -53,14 +53,7 @@ def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) 
 
 def _check_measures(recipe: Recipe, labels: Artifact) -> None:
     held = measures_of(labels)
-    named = {
-        f"train.objective[{position}].relevance": term.relevance
-        for position, term in enumerate(recipe.train.objective)
-        if isinstance(term, GradedTerm)
-    }
-    if isinstance(recipe.train.batches, RelatedBatches):
-        named["train.batches.measure"] = recipe.train.batches.measure
-    for setting, measure in named.items():
+    for setting, measure in recipe.train.measures_read().items():
         if measure not in held:
             raise ConfigError(
                 f"{setting}: label set {labels.version} holds no measure {measure!r}, it holds {', '.join(held)}. "

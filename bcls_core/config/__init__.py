@@ -17,7 +17,15 @@ from bcls_core.config.label import (
     VisionTeacherSettings,
 )
 from bcls_core.config.load import load_recipe, load_runtime
-from bcls_core.config.objective import GradedTerm, KendallTerm, ObjectiveTerm, SoftLabelTerm, TripletTerm
+from bcls_core.config.objective import (
+    BinaryTerm,
+    GradedTerm,
+    KendallTerm,
+    ObjectiveTerm,
+    Related,
+    SoftLabelTerm,
+    TripletTerm,
+)
 from bcls_core.config.recipe import EvaluateSettings, Recipe, RegistrySettings, RuntimeSettings
 from bcls_core.config.student import (
     ConfiguredImageTower,
@@ -34,6 +42,7 @@ __all__ = [
     "RUNTIME",
     "AugmentSettings",
     "BatchSettings",
+    "BinaryTerm",
     "CiderDMeasureSettings",
     "CiderMeasureSettings",
     "ConfiguredImageTower",
@@ -59,6 +68,7 @@ __all__ = [
     "RandomBatches",
     "Recipe",
     "RegistrySettings",
+    "Related",
     "RelatedBatches",
     "RuntimeSettings",
     "Section",

@@ -26,7 +26,11 @@ class Term(Section):
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the loss's class."""
-        return self.model_dump(exclude={"loss", "weight", "relevance"})
+        return self.model_dump(exclude={"loss", "weight", "relevance", "related"})
+
+    def measures(self) -> dict[str, str]:
+        """The relevance measures whose labels the term reads, by the setting that names them."""
+        return {}
 
 
 class GradedTerm(Term):
@@ -34,8 +38,30 @@ class GradedTerm(Term):
 
     relevance: MeasureName
 
+    def measures(self) -> dict[str, str]:
+        return {"relevance": self.relevance}
 
-class TripletTerm(Term):
+
+class Related(Section):
+    """Captions of other images that labels call relevant: not to be pushed away like the rest."""
+
+    relevance: MeasureName
+    above: float = Field(description="in label units; of an own caption the label is 1")
+    treat: Literal["positive", "ignore"] = Field(
+        default="ignore", description="positive: as if it were the image's own; ignore: neither positive nor negative"
+    )
+
+
+class BinaryTerm(Term):
+    """A loss that knows positives and negatives."""
+
+    related: Related | None = Field(default=None, description="what is no negative though it is no match")
+
+    def measures(self) -> dict[str, str]:
+        return {} if self.related is None else {"related.relevance": self.related.relevance}
+
+
+class TripletTerm(BinaryTerm):
     """`triplet_loss`: the matched caption must win by a margin."""
 
     loss: Literal["triplet"]
@@ -46,7 +72,7 @@ class TripletTerm(Term):
     eps: NonNegativeFloat = 0.01
 
 
-class InfoNCETerm(Term):
+class InfoNCETerm(BinaryTerm):
     """`info_nce_loss`: the matched caption is to be picked out of the batch."""
 
     loss: Literal["info-nce"]
@@ -62,7 +88,7 @@ class InfoNCETerm(Term):
         return self
 
 
-class SigLIPTerm(Term):
+class SigLIPTerm(BinaryTerm):
     """`siglip_loss`: every pair is judged by itself, matched or not."""
 
     loss: Literal["siglip"]

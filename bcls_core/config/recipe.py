@@ -20,8 +20,8 @@ from pydantic import (
 from bcls_core.config.base import RUNTIME, Section
 from bcls_core.config.ingest import IngestSettings, Split
 from bcls_core.config.label import LabelSettings
-from bcls_core.config.objective import GradedTerm, SoftLabelTerm
-from bcls_core.config.train import RelatedBatches, TrainSettings
+from bcls_core.config.objective import SoftLabelTerm
+from bcls_core.config.train import TrainSettings
 
 RegistryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -122,14 +122,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _measures_that_are_read_exist(self) -> Recipe:
-        named = {
-            f"train.objective[{index}].relevance": term.relevance
-            for index, term in enumerate(self.train.objective)
-            if isinstance(term, GradedTerm)
-        }
-        if isinstance(self.train.batches, RelatedBatches):
-            named["train.batches.measure"] = self.train.batches.measure
-        for setting, measure in named.items():
+        for setting, measure in self.train.measures_read().items():
             if measure not in self.label.measures:
                 raise ValueError(f"{setting} names {measure!r}, label.measures has {', '.join(self.label.measures)}")
         return self

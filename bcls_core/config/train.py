@@ -80,6 +80,17 @@ class TrainSettings(Section):
         default=None, gt=0.0, lt=1.0, description="decay of a moving average of the weights, which is the model then"
     )
 
+    def measures_read(self) -> dict[str, str]:
+        """The relevance measures that are read, by the setting that names them."""
+        named = {
+            f"train.objective[{place}].{setting}": measure
+            for place, term in enumerate(self.objective)
+            for setting, measure in term.measures().items()
+        }
+        if isinstance(self.batches, RelatedBatches):
+            named["train.batches.measure"] = self.batches.measure
+        return named
+
     @model_validator(mode="after")
     def _towers_to_train(self) -> TrainSettings:
         if self.frozen_epochs >= self.epochs:

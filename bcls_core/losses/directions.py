@@ -25,6 +25,13 @@ class Transposed(TypedDict, total=False):
     workers: Workers
 
 
+class TransposedWithIgnored(Transposed, total=False):
+    """The same of a loss that can leave pairs out."""
+
+    ignored: Tensor | None
+    t2i_ignored: Tensor | None
+
+
 class TransposedWithLabels(Transposed, total=False):
     """The same of a loss that reads labels too."""
 
@@ -39,18 +46,30 @@ class Direction:
         scores: (queries, gallery), float32 or wider.
         positives: (queries, gallery) bool; None means the diagonal of a square matrix, and costs no search.
         labels: (queries, gallery) continuous relevance in the dtype it was given in, for losses that read it.
+        ignored: (queries, gallery) bool, True where a column that is no positive is no negative either.
     """
 
     scores: Tensor
     positives: Tensor | None = None
     labels: Tensor | None = None
+    ignored: Tensor | None = None
 
     @property
     def negatives(self) -> Tensor:
-        """(queries, gallery) bool, True where the column is no positive of the row."""
+        """(queries, gallery) bool, True where the column is no positive of the row, and is not ignored."""
+        others = ~self._matches
+        return others if self.ignored is None else others & ~self.ignored
+
+    @property
+    def left_out(self) -> Tensor | None:
+        """(queries, gallery) bool, True where the column is neither positive nor negative; None if there is none."""
+        return None if self.ignored is None else self.ignored & ~self._matches
+
+    @property
+    def _matches(self) -> Tensor:
         if self.positives is not None:
-            return ~self.positives
-        return ~torch.eye(len(self.scores), dtype=torch.bool, device=self.scores.device)
+            return self.positives
+        return torch.eye(len(self.scores), dtype=torch.bool, device=self.scores.device)
 
     @property
     def relevance(self) -> Tensor:
@@ -68,6 +87,8 @@ def both_directions(
     t2i_scores: Tensor | None = None,
     t2i_positives: Tensor | None = None,
     t2i_labels: Tensor | None = None,
+    ignored: Tensor | None = None,
+    t2i_ignored: Tensor | None = None,
     diagonal: bool = True,
 ) -> tuple[Direction, Direction]:
     """Check a batch and return its image-to-text and its text-to-image direction.
@@ -80,6 +101,8 @@ def both_directions(
             rows against everybody's columns has two rectangles, not one matrix.
         t2i_positives, t2i_labels: (captions, images), the same for the other two; the transposes if None and
             `t2i_scores` is None.
+        ignored: (images, captions) bool, True where a pair that is no positive is no negative either; `t2i_ignored` as
+            the other two.
         diagonal: whether the loss needs to know the positives, so that the diagonal must exist where no mask is given.
 
     Raises:
@@ -91,17 +114,23 @@ def both_directions(
     else:
         require_matrix("t2i_scores", t2i_scores)
         flipped = t2i_scores
-        for name, given, other in (("positives", positives, t2i_positives), ("labels", labels, t2i_labels)):
+        apart = {
+            "positives": (positives, t2i_positives),
+            "labels": (labels, t2i_labels),
+            "ignored": (ignored, t2i_ignored),
+        }
+        for name, (given, other) in apart.items():
             if given is not None and other is None:
                 raise ShapeError(
                     f"t2i_{name}: missing, though {name} and t2i_scores are given. "
                     "Pass it as a (captions, images) matrix."
                 )
-    i2t = Direction(widened(scores), positives, labels)
+    i2t = Direction(widened(scores), positives, labels, ignored)
     t2i = Direction(
         widened(flipped),
         t2i_positives if t2i_positives is not None or positives is None else positives.T,
         t2i_labels if t2i_labels is not None or labels is None else labels.T,
+        t2i_ignored if t2i_ignored is not None or ignored is None else ignored.T,
     )
     for prefix, direction in (("", i2t), ("t2i_", t2i)):
         _check(prefix, direction, diagonal)
@@ -112,6 +141,8 @@ def _check(prefix: str, direction: Direction, diagonal: bool) -> None:
     if direction.labels is not None:
         require_matrix(f"{prefix}labels", direction.labels)
         require_same_shape(f"{prefix}labels", direction.labels, f"{prefix}scores", direction.scores)
+    if direction.ignored is not None:
+        require_mask(f"{prefix}ignored", direction.ignored, f"{prefix}scores", direction.scores)
     if direction.positives is not None:
         require_mask(f"{prefix}positives", direction.positives, f"{prefix}scores", direction.scores)
     elif diagonal and direction.scores.shape[0] != direction.scores.shape[1]:

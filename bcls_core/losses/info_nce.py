@@ -9,9 +9,16 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from torch import Tensor, logsumexp, nn
+from torch import Tensor, finfo, logsumexp, nn
 
-from bcls_core.losses.directions import ALONE, Direction, Share, Transposed, both_directions, mean_of_directions
+from bcls_core.losses.directions import (
+    ALONE,
+    Direction,
+    Share,
+    TransposedWithIgnored,
+    both_directions,
+    mean_of_directions,
+)
 from bcls_core.losses.temperature import Temperature, require_temperature, temperature_of, tempered
 from bcls_core.workers import Workers
 
@@ -23,6 +30,8 @@ def info_nce_loss(
     tau: float | Tensor = 0.05,
     t2i_scores: Tensor | None = None,
     t2i_positives: Tensor | None = None,
+    ignored: Tensor | None = None,
+    t2i_ignored: Tensor | None = None,
     workers: Workers = ALONE,
 ) -> Tensor:
     """Cross-entropy of `softmax(s / tau)` with a target that the positives of a row share uniformly.
@@ -44,6 +53,9 @@ def info_nce_loss(
         tau: in units of `scores`, a number or a scalar tensor above zero; a tensor gets a gradient.
         t2i_scores: (captions, images), where the transposed direction is not the transpose of `scores`.
         t2i_positives: (captions, images) bool, the positives of `t2i_scores`.
+        ignored: (images, captions) bool, True where a pair that is no positive is no negative either, such as one whose
+            label says that it might be a match.
+        t2i_ignored: (captions, images) bool, likewise of `t2i_scores`.
         workers: who holds the other rows of the batch, where these are one worker's rows against everybody's columns.
 
     Returns:
@@ -57,7 +69,8 @@ def info_nce_loss(
     require_temperature("tau", tau)
 
     def share(direction: Direction) -> Share:
-        logits = tempered(direction.scores, tau)
+        scores, left_out = direction.scores, direction.left_out
+        logits = tempered(scores if left_out is None else scores.masked_fill(left_out, finfo(scores.dtype).min), tau)
         if direction.positives is None:
             return Share((logsumexp(logits, 1) - logits.diagonal()).sum(), len(logits))
         matches = direction.positives.sum(1)
@@ -65,7 +78,14 @@ def info_nce_loss(
         costs = (logsumexp(logits, 1) - own).masked_fill(matches == 0, 0.0)
         return Share(costs.sum(), (matches > 0).sum())
 
-    i2t, t2i = both_directions(scores, positives, t2i_scores=t2i_scores, t2i_positives=t2i_positives)
+    i2t, t2i = both_directions(
+        scores,
+        positives,
+        t2i_scores=t2i_scores,
+        t2i_positives=t2i_positives,
+        ignored=ignored,
+        t2i_ignored=t2i_ignored,
+    )
     return mean_of_directions(i2t, t2i, share, workers)
 
 
@@ -94,7 +114,7 @@ class InfoNCELoss(nn.Module):
         self,
         scores: Tensor,
         positives: Tensor | None = None,
-        **transposed: Unpack[Transposed],
+        **transposed: Unpack[TransposedWithIgnored],
     ) -> dict[str, Tensor]:
         """Arguments, shapes and errors as in `info_nce_loss`."""
         tau = temperature_of(self.tau, transposed.get("workers", ALONE))

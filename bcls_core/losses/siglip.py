@@ -15,7 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcls_core.losses.checks import require_number, require_positive
-from bcls_core.losses.directions import ALONE, Direction, Share, Transposed, both_directions, mean_of_directions
+from bcls_core.losses.directions import (
+    ALONE,
+    Direction,
+    Share,
+    TransposedWithIgnored,
+    both_directions,
+    mean_of_directions,
+)
 from bcls_core.losses.temperature import require_scalar, require_temperature
 from bcls_core.workers import Workers
 
@@ -28,6 +35,8 @@ def siglip_loss(
     bias: float | Tensor = -10.0,
     t2i_scores: Tensor | None = None,
     t2i_positives: Tensor | None = None,
+    ignored: Tensor | None = None,
+    t2i_ignored: Tensor | None = None,
     workers: Workers = ALONE,
 ) -> Tensor:
     """Logistic loss of every pair: is this caption one of the image's, or not?
@@ -49,6 +58,9 @@ def siglip_loss(
             at the start, as nearly all pairs of a batch are negatives.
         t2i_scores: (captions, images), where the transposed direction is not the transpose of `scores`.
         t2i_positives: (captions, images) bool, the positives of `t2i_scores`.
+        ignored: (images, captions) bool, True where a pair that is no positive is no negative either, such as one whose
+            label says that it might be a match.
+        t2i_ignored: (captions, images) bool, likewise of `t2i_scores`.
         workers: who holds the other rows of the batch, where these are one worker's rows against everybody's columns.
 
     Returns:
@@ -67,9 +79,18 @@ def siglip_loss(
     def share(direction: Direction) -> Share:
         logits = direction.scores * scale + bias
         correct = torch.where(direction.negatives, -logits, logits)
-        return Share(-F.logsigmoid(correct).sum(), len(logits))
+        costs = -F.logsigmoid(correct)
+        left_out = direction.left_out
+        return Share((costs if left_out is None else costs.masked_fill(left_out, 0.0)).sum(), len(logits))
 
-    i2t, t2i = both_directions(scores, positives, t2i_scores=t2i_scores, t2i_positives=t2i_positives)
+    i2t, t2i = both_directions(
+        scores,
+        positives,
+        t2i_scores=t2i_scores,
+        t2i_positives=t2i_positives,
+        ignored=ignored,
+        t2i_ignored=t2i_ignored,
+    )
     return mean_of_directions(i2t, t2i, share, workers)
 
 
@@ -106,7 +127,7 @@ class SigLIPLoss(nn.Module):
         self,
         scores: Tensor,
         positives: Tensor | None = None,
-        **transposed: Unpack[Transposed],
+        **transposed: Unpack[TransposedWithIgnored],
     ) -> dict[str, Tensor]:
         """Arguments, shapes and errors as in `siglip_loss`."""
         scale = self.start["scale"] if self.log_scale is None else self.log_scale.exp()

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, exp, finfo, log1p, logsumexp, maximum, nn, where
 
 from bcls_core.losses.checks import require_choice, require_number, require_positive
-from bcls_core.losses.directions import ALONE, Direction, Share, Transposed, both_directions, mean_of_directions
+from bcls_core.losses.directions import (
+    ALONE,
+    Direction,
+    Share,
+    TransposedWithIgnored,
+    both_directions,
+    mean_of_directions,
+)
 from bcls_core.workers import Workers
 
 Mining = Literal["sum", "hardest", "soft", "selective"]
@@ -29,6 +36,8 @@ def triplet_loss(
     reduction: Reduction = "mean",
     t2i_scores: Tensor | None = None,
     t2i_positives: Tensor | None = None,
+    ignored: Tensor | None = None,
+    t2i_ignored: Tensor | None = None,
     workers: Workers = ALONE,
 ) -> Tensor:
     """Hinge that keeps captions of other images `margin` below the matching one, and images of other captions too.
@@ -62,6 +71,9 @@ def triplet_loss(
             directions.
         t2i_scores: (captions, images), where the transposed direction is not the transpose of `scores`.
         t2i_positives: (captions, images) bool, the positives of `t2i_scores`.
+        ignored: (images, captions) bool, True where a pair that is no positive is no negative either, such as one whose
+            label says that it might be a match.
+        t2i_ignored: (captions, images) bool, likewise of `t2i_scores`.
         workers: who holds the other rows of the batch, where these are one worker's rows against everybody's columns.
 
     Returns:
@@ -98,7 +110,14 @@ def triplet_loss(
             costs = where(suspicious, costs / negative.sum(1).clamp(min=1), F.relu(margin - own + hardest))
         return Share(costs.sum(), _count(direction))
 
-    i2t, t2i = both_directions(scores, positives, t2i_scores=t2i_scores, t2i_positives=t2i_positives)
+    i2t, t2i = both_directions(
+        scores,
+        positives,
+        t2i_scores=t2i_scores,
+        t2i_positives=t2i_positives,
+        ignored=ignored,
+        t2i_ignored=t2i_ignored,
+    )
     if reduction == "sum":
         return share(i2t).total + share(t2i).total
     return mean_of_directions(i2t, t2i, share, workers)
@@ -136,7 +155,7 @@ class TripletLoss(nn.Module):
         self,
         scores: Tensor,
         positives: Tensor | None = None,
-        **transposed: Unpack[Transposed],
+        **transposed: Unpack[TransposedWithIgnored],
     ) -> dict[str, Tensor]:
         """Arguments, shapes and errors as in `triplet_loss`."""
         loss = triplet_loss(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcls_core.config import GradedTerm, KendallTerm, ObjectiveTerm, SoftLabelTerm
+from bcls_core.config import BinaryTerm, GradedTerm, KendallTerm, ObjectiveTerm, Related, SoftLabelTerm
 from bcls_core.errors import ConfigError
 from bcls_core.losses import (
     CoSENTLoss,
@@ -104,7 +104,7 @@ class Objective(nn.Module):
         self._losses = nn.ModuleList(_build(term, gaps) for term in terms)
         self._teachers = [_teachers(place, term, image_teachers, gaps) for place, term in enumerate(terms)]
         self._heads = UniModalHeads({side: dims[side] for side in sides_within(terms)}, seed)
-        self.measures: frozenset[str] = frozenset(t.relevance for t in terms if isinstance(t, GradedTerm))
+        self.measures: frozenset[str] = frozenset(one for term in terms for one in term.measures().values())
         self.image_teachers, self.caption_teachers = (
             frozenset(name for name in named if name is not None)
             for named in ([pair[0] for pair in self._teachers], [pair[1] for pair in self._teachers])
@@ -201,4 +201,18 @@ def _arguments(term: ObjectiveTerm, pairs: ScoredPairs, relevances: Mapping[str,
     if isinstance(term, GradedTerm):
         labels = relevances[term.relevance]
         arguments |= {"labels": labels.i2t, "t2i_labels": labels.t2i}
+    if isinstance(term, BinaryTerm) and term.related is not None:
+        arguments |= _related(term.related, pairs, relevances[term.related.relevance])
     return arguments
+
+
+def _related(related: Related, pairs: ScoredPairs, labels: Relevance) -> dict[str, Tensor | None]:
+    """What becomes of pairs whose labels say that they might be matches."""
+    i2t, t2i = labels.i2t > related.above, None if labels.t2i is None else labels.t2i > related.above
+    if related.treat == "ignore":
+        return {"ignored": i2t, "t2i_ignored": t2i}
+    own = pairs.positives
+    if own is None:
+        own = torch.eye(len(i2t), dtype=torch.bool, device=i2t.device)
+    both = None if t2i is None or pairs.t2i_positives is None else pairs.t2i_positives | t2i
+    return {"positives": own | i2t, "t2i_positives": both}

@@ -43,6 +43,10 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
         ("label.neighbours=0", "label.neighbours: Input should be greater than 0; found 0"),
         ("train.objective=[{loss: magic}]", "train.objective[0]: Input tag 'magic'"),
         ("train.objective=[{loss: kendall, relevance: mpnet}]", "names 'mpnet', label.measures has cider"),
+        (
+            "train.objective=[{loss: triplet, related: {relevance: mpnet, above: 0.8}}]",
+            "train.objective[0].related.relevance names 'mpnet', label.measures has cider",
+        ),
         ("train.batches={kind: related, measure: mpnet}", "train.batches.measure names 'mpnet', label.measures has"),
         ("label.search={kind: ivf}", "measure 'cider' is of kind cider"),
         ("train.objective=[{loss: kendall, relevance: cider, gap: p100}]", "a percentile from p0 to p99"),
@@ -184,7 +188,7 @@ def test_every_file_that_flickr8k_names_is_there(shared_data: Path, monkeypatch:
 
 
 def test_an_unknown_recipe_names_those_shipped() -> None:
-    with pytest.raises(ConfigError, match="there are: coco-mini, demo, flickr8k"):
+    with pytest.raises(ConfigError, match="there are: coco-mini, coco-mini-cusa, demo, flickr8k"):
         recipes.find("nope")
 
 

@@ -26,6 +26,7 @@ from bcls_core.losses import (
     SoftLabelLoss,
     SoftSpearmanLoss,
     TripletLoss,
+    triplet_loss,
 )
 from bcls_core.workers import Workers
 
@@ -121,6 +122,61 @@ def test_images_and_captions_play_the_same_part(name: str, several: bool) -> Non
     positives = two_positives(9) if several else None
     flipped = compute(name, scores.T, labels.T, None if positives is None else positives.T)
     torch.testing.assert_close(flipped, compute(name, scores, labels, positives), rtol=1e-12, atol=1e-12)
+
+
+BINARY_LOSSES = [name for name, (reads, _) in LOSSES.items() if reads is BINARY]
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("name", BINARY_LOSSES)
+def test_what_is_ignored_is_neither_positive_nor_negative(name: str, several: bool) -> None:
+    """As if its score were so low that no loss sees it; a positive stays one."""
+    scores, labels = batch()
+    positives = two_positives(9) if several else None
+    matches = torch.eye(9, dtype=torch.bool) if positives is None else positives
+    ignored = torch.rand(9, 9, generator=torch.Generator().manual_seed(3)) < 0.4
+    ignored[4] = True  # a query without any negative
+    plain = scores.clone().requires_grad_()
+    value = compute(name, plain, labels, positives, ignored=ignored)
+    value.backward()
+    left_out = ignored & ~matches
+    assert left_out.sum() > 10
+    assert (ignored & matches).any()
+    assert plain.grad[left_out].abs().max() == 0
+    assert plain.grad[matches].abs().sum() > 0
+    if name != "triplet selective":  # its mean is over all negatives, however low
+        lowered = compute(name, scores.masked_fill(left_out, -1e4), labels, positives)
+        torch.testing.assert_close(value.detach(), lowered, rtol=1e-12, atol=1e-12)
+    swapped = scores.clone()
+    swapped[left_out] += 0.7
+    torch.testing.assert_close(compute(name, swapped, labels, positives, ignored=ignored), value.detach())
+    nothing = compute(name, scores, labels, positives, ignored=torch.zeros(9, 9, dtype=torch.bool))
+    torch.testing.assert_close(nothing, compute(name, scores, labels, positives), rtol=1e-13, atol=1e-13)
+
+
+def test_the_mean_of_a_selective_triplet_is_over_what_is_not_ignored() -> None:
+    scores = torch.tensor([[0.50, 0.50, 0.40, 0.90], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]], dtype=torch.float64)
+    ignored = torch.zeros(4, 4, dtype=torch.bool)
+    ignored[0, 3] = True
+    found = triplet_loss(scores, mining="selective", eps=0.01, ignored=ignored)
+    image = (0.2 + 0.1) / 2  # of captions 1 and 2; the other images have no hinge
+    assert found.item() == pytest.approx(0.5 * image / 4)
+
+
+@pytest.mark.parametrize("name", BINARY_LOSSES)
+def test_what_is_ignored_may_be_given_apart_and_must_fit(name: str) -> None:
+    scores, labels = batch()
+    positives = two_positives(9)
+    ignored = torch.rand(9, 9, generator=torch.Generator().manual_seed(4)) < 0.4
+    apart = {"t2i_scores": scores.T.clone(), "t2i_positives": positives.T.clone()}
+    found = compute(name, scores, labels, positives, ignored=ignored, t2i_ignored=ignored.T.clone(), **apart)
+    torch.testing.assert_close(found, compute(name, scores, labels, positives, ignored=ignored))
+    with pytest.raises(ShapeError, match="t2i_ignored: missing"):
+        compute(name, scores, labels, positives, ignored=ignored, **apart)
+    with pytest.raises(ShapeError, match=r"ignored: shape \(9, 8\)"):
+        compute(name, scores, labels, positives, ignored=ignored[:, :8])
+    with pytest.raises(ShapeError, match=r"ignored: torch.float32, expected torch.bool"):
+        compute(name, scores, labels, positives, ignored=ignored.float())
 
 
 @every_loss

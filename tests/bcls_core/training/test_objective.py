@@ -83,6 +83,26 @@ def test_what_is_learned_is_told() -> None:
     assert objective.learned()["learned/info-nce/tau"] == pytest.approx(0.10), "the bound, which is what is used"
 
 
+@pytest.mark.parametrize("loss", ["triplet", "info-nce", "siglip"])
+@pytest.mark.parametrize("treat", ["positive", "ignore"])
+def test_what_labels_call_relevant_is_no_negative(loss: str, treat: str) -> None:
+    """Alone, and as two workers who see a rectangle a direction."""
+    batch, relevances = pairs()
+    scores, labels = batch.scores.detach(), relevances["cider"].i2t
+    objective = Objective([term(loss, related={"relevance": "cider", "above": 0.7, "treat": treat})], GAPS)
+    assert objective.measures == {"cider"}
+    (found,) = objective(batch, relevances).values()
+    own, relevant = torch.eye(8, dtype=torch.bool), labels > 0.7
+    told = {"positives": own | relevant} if treat == "positive" else {"positives": own, "ignored": relevant}
+    assert (relevant & ~own).sum() > 5
+    plain = _LOSSES[loss](**term(loss).settings())
+    torch.testing.assert_close(found, next(iter(plain(scores, **told).values())))
+    assert found.item() != pytest.approx(next(iter(plain(scores).values())).item(), rel=1e-3)
+    apart = ScoredPairs(scores, own, scores.T.clone(), own)
+    (joint,) = objective(apart, {"cider": Relevance(labels, labels.T.clone())}).values()
+    torch.testing.assert_close(joint, found)
+
+
 def taught(size: int = 8) -> tuple[ScoredPairs, Teachers]:
     """Encodings of a student, their scores, and two teachers."""
     generator = torch.Generator().manual_seed(2)
