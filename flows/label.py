@@ -10,8 +10,8 @@ from typing import Any
 from bcls_core.config import EmbeddingMeasureSettings, IvfSearch, Recipe
 from bcls_core.errors import StoreError
 from bcls_core.similarity import load_gaps
-from bcls_core.similarity.corpus_splits import CorpusSplits
-from bcls_core.similarity.image_labels import RepresentImages, require_readable
+from bcls_core.similarity.corpus_splits import CorpusSplits, splits_of
+from bcls_core.similarity.image_labels import RepresentImages, SearchImages, require_readable
 from bcls_core.similarity.ivf_recall import Recall, require_recall
 from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard
 from bcls_core.similarity.neighbour_labels import FitIvf, GatherSplit, MeasureRecall, SearchPanel
@@ -87,6 +87,9 @@ def _compute(
     for name, teacher in settings.image_teachers.items():
         pieces = [{"piece": f"images-{name}-{shard:05d}", "shard": shard} for shard in range(len(captions))]
         stage(RepresentImages, pieces, f"{name}: images", teacher=name, settings=teacher, device=context.device)
+        images = [part.rows or 0 for part in corpus.parts("images")]
+        pieces = panels(f"image-neighbours-{name}", splits_of(corpus, "images"), images, context.runtime.panel_captions)
+        stage(SearchImages, pieces, f"{name}: neighbours", teacher=name, settings=settings)
     recalls: dict[str, dict[str, Any]] = {}
     built: dict[str, dict[str, int]] = {}
     upon: set[str] = set()

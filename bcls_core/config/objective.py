@@ -178,6 +178,11 @@ class SoftLabelTerm(Term):
     loss: Literal["soft-label"]
     between: Literal["image-caption"] | WithinSide | tuple[WithinSide, ...] = "image-caption"
     mode: Literal["each", "add", "dot"] = Field(default="each", description="how teachers are joined, image-caption")
+    labels: Literal["batch", "corpus"] = Field(
+        default="batch",
+        description="batch: softmax of the teacher's similarities over the batch; corpus: its soft labels of the whole "
+        "split, at label.soft_labels.temperature, as they fall upon the batch",
+    )
     image_teacher: MeasureName | None = Field(
         default=None, description="of label.image_teachers; its only one if unset"
     )
@@ -194,6 +199,11 @@ class SoftLabelTerm(Term):
             raise ValueError("between: expected image-caption, or image-image and caption-caption, each at most once")
         if self.mode != "each" and not self.is_cross_modal:
             raise ValueError(f"mode: {self.mode} joins teachers across image-caption; within a side there is one")
+        if self.labels == "corpus" and (self.mode != "each" or self.teacher_tau != 1):
+            raise ValueError(
+                "labels: corpus are probabilities already: leave mode and teacher_tau out, and set the temperature in "
+                "label.soft_labels"
+            )
         if self.learned and not self.lowest <= self.student_tau <= self.most:
             raise ValueError(f"a learned student_tau starts between lowest={self.lowest} and highest={self.most}")
         return self

@@ -135,4 +135,6 @@ class Recipe(Section):
                     term.teachers(self.label.image_teachers, self.label.measures)
                 except ValueError as error:
                     raise ValueError(f"train.objective[{index}]: {error}, in label") from error
+                if term.labels == "corpus" and self.label.soft_labels is None:
+                    raise ValueError(f"train.objective[{index}].labels: corpus needs label.soft_labels")
         return self

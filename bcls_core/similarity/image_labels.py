@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from bcls_core.config import DescriptorTeacherSettings, FeatureTeacherSettings, ImageTeacherSettings
+from bcls_core.config import DescriptorTeacherSettings, FeatureTeacherSettings, ImageTeacherSettings, LabelSettings
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import CorpusError, ModelError, StoreError
+from bcls_core.similarity.corpus_splits import splits_of
 from bcls_core.similarity.cosine import cosine_matrix
-from bcls_core.similarity.label_tables import image_embeddings_table
+from bcls_core.similarity.embedding import EmbeddingCosine
+from bcls_core.similarity.label_tables import (
+    IMAGE_NEIGHBOURS_SCHEMA,
+    IMAGE_SOFT_LABELS_SCHEMA,
+    image_embeddings_table,
+)
 from bcls_core.similarity.labels import LabelWorker, Piece, Record
-from bcls_core.similarity.measure import FloatArray, IntArray
+from bcls_core.similarity.measure import FloatArray, Found, IntArray
 from bcls_core.similarity.row_book import DenseBook, dense_rows
+from bcls_core.similarity.soft_labels import TailSample
 from bcls_core.store import Artifact
 from bcls_core.teachers.descriptors import Descriptors, descriptors_fingerprint
 from bcls_core.teachers.embedding_cache import EmbeddingCache
 from bcls_core.teachers.image import ImageTeacher, Rows, Teacher, image_teacher_fingerprint, unit_rows
 from bcls_core.teachers.imported import ImportedFeatures, imported_fingerprint
 
-IMAGE_EMBEDDINGS = "image_embeddings"
+IMAGE_EMBEDDINGS, IMAGE_NEIGHBOURS = "image_embeddings", "image_neighbours"
+IMAGE_SOFT_LABELS = "image_soft_labels"
+Search = Callable[[IntArray], Found]
 
 _PIECE = 512  # pictures encoded between two writes to the cache
 
@@ -109,6 +119,66 @@ class RepresentImages(LabelWorker):
                 f"model {settings.model!r} changed while the job was at work. Run it again: it becomes another version."
             )
         return teacher
+
+
+class SearchImages(LabelWorker):
+    """For each image of some shards of a split the k most similar other images of it, and its soft labels.
+
+    Written are the shards' parts of `image_neighbours/TEACHER` and, if the settings say so, of
+    `image_soft_labels/TEACHER`.
+    """
+
+    def __init__(
+        self, root: str, corpus: str, labels: str, teacher: str, settings: LabelSettings, earlier: str | None = None
+    ) -> None:
+        super().__init__(root, corpus, labels, earlier)
+        self._name = teacher
+        self._settings = settings
+        self._split_of = lru_cache(maxsize=1)(self._read_split)
+
+    def __call__(self, piece: Piece) -> Record:
+        shards, k, soft = piece["shards"], self._settings.neighbours, self._settings.soft_labels
+        names, rows, search, tail = self._split_of(self._of_shard[shards[0]])
+        for shard in shards:
+            own = self._part(shard)["image_id"]
+            places = pc.index_in(own, value_set=names).to_numpy().astype(np.int64)
+            scores, found = search(places) if len(places) else (np.empty((0, k), np.float32), np.empty((0, k), int))
+            table = _lists_of_images(own, names, IMAGE_NEIGHBOURS_SCHEMA, found, scores)
+            self._draft.write_table(f"{IMAGE_NEIGHBOURS}/{self._name}", shard, table)
+            if soft is not None:
+                probs, mass = np.empty((0, k + 1), np.float32), np.empty(0, np.float32)
+                if len(places):
+                    probs, mass = tail.distributions(places, scores, found, soft.temperature)
+                both = np.concatenate([places[:, None], found], axis=1)
+                table = _lists_of_images(own, names, IMAGE_SOFT_LABELS_SCHEMA, both, probs, pa.array(mass))
+                self._draft.write_table(f"{IMAGE_SOFT_LABELS}/{self._name}", shard, table)
+        return {"rows": len(rows)}
+
+    @cached_property
+    def _of_shard(self) -> list[str | None]:
+        return splits_of(self._corpus, "images")
+
+    def _part(self, shard: int) -> pa.Table:
+        return self._draft.read_table(f"{IMAGE_EMBEDDINGS}/{self._name}", shard)
+
+    def _read_split(self, split: str | None) -> tuple[pa.Array, Rows, Search, TailSample]:
+        """Names of a split's images, their rows, a search among them, and a sample of them."""
+        parts = [self._part(shard) for shard, other in enumerate(self._of_shard) if other == split]
+        names, rows = pa.concat_tables(parts)["image_id"].combine_chunks(), dense_rows(parts)
+        soft, similarity = self._settings.soft_labels, EmbeddingCosine.similarity
+        size = 0 if soft is None else soft.tail_sample
+        search = similarity.search_of(rows, self._settings.neighbours)
+        return names, rows, search, TailSample(similarity, rows, np.arange(len(rows)), size, self._settings.seed)
+
+
+def _lists_of_images(
+    own: pa.Array, names: pa.Array, schema: pa.Schema, found: IntArray, values: FloatArray, *more: pa.Array
+) -> pa.Table:
+    """Rows of places among `names` and their values, as lists; places below 0 are left out."""
+    there = found >= 0
+    starts = pa.array(np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32))
+    ids = pa.ListArray.from_arrays(starts, names.take(pa.array(found[there])))
+    return pa.table([own, ids, pa.ListArray.from_arrays(starts, pa.array(values[there])), *more], schema=schema)
 
 
 def image_fingerprint(settings: ImageTeacherSettings) -> dict[str, Any]:

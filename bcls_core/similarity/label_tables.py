@@ -79,6 +79,26 @@ def image_embeddings_table(image_ids: Any, splits: Any, rows: NDArray[np.float16
     return pa.table([image_ids, splits, values], schema=image_embeddings_schema(rows.shape[1]))
 
 
+IMAGE_NEIGHBOURS_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("ids", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""Table `image_neighbours/TEACHER`: scores descend; equal scores in the corpus's order."""
+
+IMAGE_SOFT_LABELS_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("ids", pa.list_(pa.string()), nullable=False),
+        pa.field("probs", pa.list_(pa.float32()), nullable=False),
+        pa.field("tail_mass", pa.float32(), nullable=False),
+    ]
+)
+"""Table `image_soft_labels/TEACHER`: `ids` begins with the image itself; `probs` and `tail_mass` add up to 1."""
+
+
 def representations_table(kind: str, caption_ids: Any, splits: Any, rows: Any) -> pa.Table:
     """Rows of `caption_embeddings/MEASURE`, `caption_tfidf/MEASURE` or `caption_counted_tfidf/MEASURE`.
 

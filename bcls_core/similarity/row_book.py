@@ -151,7 +151,7 @@ def _dense_book(tables: Iterable[pa.Table]) -> DenseBook:
 def dense_rows(tables: Iterable[pa.Table]) -> StoredRows:
     """The column `embedding` of some tables, copied into a file without a name, one table at a time, and mapped."""
     width = 1
-    with _Columns("rows") as columns:
+    with MappedColumns("rows") as columns:
         for table in tables:
             column = table.column("embedding").combine_chunks()
             width = column.type.list_size
@@ -160,7 +160,7 @@ def dense_rows(tables: Iterable[pa.Table]) -> StoredRows:
 
 
 def _sparse_book(tables: Iterable[pa.Table]) -> SparseBook:
-    with _Columns("ngrams", "weights") as columns:
+    with MappedColumns("ngrams", "weights") as columns:
         ids, starts = _read_cells(tables, columns)
         return SparseBook(ids, starts, columns.mapped("ngrams", np.int32), columns.mapped("weights", np.float32))
 
@@ -173,14 +173,14 @@ def _counted_book(tables: Iterable[pa.Table]) -> CountedBook:
             tokens.append(table.column("length").to_numpy())
             yield table
 
-    with _Columns("ngrams", "weights", "counts") as columns:
+    with MappedColumns("ngrams", "weights", "counts") as columns:
         ids, starts = _read_cells(read(), columns)
         cells = columns.mapped("ngrams", np.int32), columns.mapped("weights", np.float32)
         lengths = np.concatenate([*tokens, np.empty(0, dtype=np.int32)])
         return CountedBook(ids, starts, *cells, columns.mapped("counts", np.int32), lengths)
 
 
-def _read_cells(tables: Iterable[pa.Table], columns: _Columns) -> tuple[IntArray, IntArray]:
+def _read_cells(tables: Iterable[pa.Table], columns: MappedColumns) -> tuple[IntArray, IntArray]:
     """Ids of the rows and where their cells begin, which are written to files, a file a column."""
     ids: list[IntArray] = []
     lengths: list[IntArray] = []
@@ -200,15 +200,17 @@ _BUILDERS: dict[str, Callable[[Iterable[pa.Table]], RowBook[Any]]] = {
 }
 
 
-class _Columns:
-    """Files that grow while parts are read. Mapped files stay readable after their names are gone, so nothing is left
-    behind however the process ends."""
+class MappedColumns:
+    """Columns in files that grow while parts are read, and are mapped then.
+
+    Mapped files stay readable after their names are gone, so nothing is left behind however the process ends.
+    """
 
     def __init__(self, *names: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bcls-rows-")
         self._files = {name: (Path(self._folder.name) / name).open("wb") for name in names}
 
-    def __enter__(self) -> _Columns:
+    def __enter__(self) -> MappedColumns:
         return self
 
     @property

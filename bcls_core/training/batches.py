@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from bcls_core.data.pixels import UNREADABLE
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import CorpusError
-from bcls_core.similarity import ImageSimilarity, LabelSetRelevance
+from bcls_core.similarity import LabelSetRelevance
 from bcls_core.students import Preprocessor
 from bcls_core.students.preprocess import decode
 from bcls_core.training.augment import Augmentation
@@ -25,6 +26,8 @@ Inputs = dict[str, Tensor]
 StepInputs = tuple[Inputs, Inputs]
 """Of images and of their captions, row by row."""
 Rows = NDArray[np.int64]
+Says = Callable[[Rows, Rows], NDArray[np.float32]]
+Key = TypeVar("Key")
 
 
 _NOTHING_FROZEN = FrozenFeatures()
@@ -49,17 +52,28 @@ class Relevance:
         )
 
 
-@dataclass(frozen=True)
-class Teachers:
-    """How alike teachers find this worker's pairs and the pairs of the whole step: (rows, step's rows) each.
+class Teaching(NamedTuple):
+    """What is read of a teacher.
 
     Attributes:
-        images: image teacher -> similarities of the pairs' images.
-        captions: measure -> similarities of the pairs' captions.
+        teacher: an image teacher, or a measure.
+        labels: `batch`: its similarities; `corpus`: logarithms of its corpus-wide soft labels.
     """
 
-    images: Mapping[str, Tensor] = field(default_factory=dict)
-    captions: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher: str
+    labels: Literal["batch", "corpus"] = "batch"
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """What teachers say of this worker's pairs and the pairs of the whole step: (rows, step's rows) each.
+
+    Attributes:
+        images, captions: of the pairs' images, and of their captions.
+    """
+
+    images: Mapping[Teaching, Tensor] = field(default_factory=dict)
+    captions: Mapping[Teaching, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Teachers:
         return Teachers(_moved(self.images, device), _moved(self.captions, device))
@@ -92,7 +106,7 @@ class Batch:
         return Batch(images, captions, relevances, self.sizes, self.teachers.to(device))
 
 
-def _moved(tensors: Mapping[str, Tensor], device: torch.device) -> Inputs:
+def _moved(tensors: Mapping[Key, Tensor], device: torch.device) -> dict[Key, Tensor]:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
@@ -174,13 +188,14 @@ class BatchSource:
         self,
         inputs: InputSource,
         relevances: Mapping[str, LabelSetRelevance],
-        image_teachers: Mapping[str, ImageSimilarity] = MappingProxyType({}),
-        caption_teachers: Mapping[str, LabelSetRelevance] = MappingProxyType({}),
+        image_teachers: Mapping[Teaching, Says] = MappingProxyType({}),
+        caption_teachers: Mapping[Teaching, Says] = MappingProxyType({}),
     ) -> None:
         """
         Args:
             relevances: per measure, for labels of captions for images.
-            image_teachers, caption_teachers: per teacher, for similarities within a side.
+            image_teachers: what they say of image rows and image rows.
+            caption_teachers: what they say of caption rows and caption rows.
         """
         self.inputs = inputs
         self.rows = inputs.rows
@@ -220,10 +235,7 @@ class BatchSource:
         return {name: Relevance(labels, t2i[name].T) for name, labels in i2t.items()}
 
     def _teachers_of(self, step: tuple[Rows, Rows], mine: tuple[Rows, Rows]) -> Teachers:
-        (all_images, all_captions), (my_images, my_captions) = step, mine
-        ids = self.rows.caption_ids
-        images = {name: one.matrix(my_images, all_images) for name, one in self._image_teachers.items()}
-        captions = {
-            name: one.matrix(ids[my_captions], ids[all_captions]) for name, one in self._caption_teachers.items()
-        }
-        return Teachers(*({name: torch.from_numpy(said) for name, said in side.items()} for side in (images, captions)))
+        sides = zip((self._image_teachers, self._caption_teachers), mine, step, strict=True)
+        return Teachers(
+            *({name: torch.from_numpy(says(own, every)) for name, says in side.items()} for side, own, every in sides)
+        )

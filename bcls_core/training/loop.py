@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from bcls_core.config import AugmentSettings, RelatedBatches, Split, TrainSettings
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, StoppedError, StoreError
-from bcls_core.similarity import ImageSimilarity, LabelSetRelevance, image_teachers_of, load_gaps, measures_of
+from bcls_core.similarity import LabelSetRelevance, image_teachers_of, load_gaps, measures_of
 from bcls_core.store import Artifact, Draft
 from bcls_core.students import Student, save_student
+from bcls_core.training import teaching
 from bcls_core.training.augment import Augmentation
 from bcls_core.training.averaging import MovingAverage
 from bcls_core.training.batches import Batch, BatchSource, Inputs, InputSource
@@ -388,15 +389,17 @@ class Trainer:
         Args:
             taught: whether batches come with what teachers say of them.
         """
-        rows = inputs.rows
-        captions = self._objective.caption_teachers if taught else frozenset()
-        images = self._objective.image_teachers if taught else frozenset()
-        opened = {name: LabelSetRelevance(job.labels, name, rows.split) for name in sorted(measures | captions)}
+        rows, labels = inputs.rows, job.labels
+        images, captions = (
+            (self._objective.image_teachers, self._objective.caption_teachers) if taught else (frozenset(), frozenset())
+        )
+        compared = {one.teacher for one in captions if one.labels == "batch"}
+        opened = {name: LabelSetRelevance(labels, name, rows.split) for name in sorted(measures | compared)}
         return BatchSource(
             inputs,
             {name: opened[name] for name in sorted(measures)},
-            {name: ImageSimilarity(job.labels, name, rows) for name in sorted(images)},
-            {name: opened[name] for name in sorted(captions)},
+            teaching.of_images(labels, images, rows),
+            teaching.of_captions(labels, captions, rows, opened),
         )
 
     def _make_objective(self, job: TrainingJob, inputs: InputSource) -> Objective:

@@ -28,7 +28,7 @@ from bcls_core.losses import (
 from bcls_core.losses.directions import ALONE
 from bcls_core.losses.temperature import Temperature
 from bcls_core.similarity import GapQuantiles
-from bcls_core.training.batches import NO_TEACHERS, Relevance, Teachers
+from bcls_core.training.batches import NO_TEACHERS, Relevance, Teachers, Teaching
 from bcls_core.training.heads import UniModalHeads
 from bcls_core.workers import Workers
 
@@ -47,8 +47,8 @@ _WITHOUT_POSITIVES = {"s-ndcg", "soft-spearman", "cosent"}
 WITHIN = ("image-image", "caption-caption")
 """Sides that have scores of their own."""
 
-TeacherNames = tuple[str | None, str | None]
-"""Of images and of captions."""
+Taught = tuple[Teaching | None, Teaching | None]
+"""What a term reads: of images and of captions."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Objective(nn.Module):
 
     Attributes:
         measures: the relevance measures whose labels it reads.
-        image_teachers, caption_teachers: the teachers whose similarities it reads.
+        image_teachers, caption_teachers: what it reads of teachers.
     """
 
     def __init__(
@@ -105,10 +105,9 @@ class Objective(nn.Module):
         self._teachers = [_teachers(place, term, image_teachers, gaps) for place, term in enumerate(terms)]
         self._heads = UniModalHeads({side: dims[side] for side in sides_within(terms)}, seed)
         self.measures: frozenset[str] = frozenset(one for term in terms for one in term.measures().values())
-        self.image_teachers, self.caption_teachers = (
-            frozenset(name for name in named if name is not None)
-            for named in ([pair[0] for pair in self._teachers], [pair[1] for pair in self._teachers])
-        )
+        images, captions = zip(*self._teachers, strict=True)
+        self.image_teachers: frozenset[Teaching] = frozenset(one for one in images if one is not None)
+        self.caption_teachers: frozenset[Teaching] = frozenset(one for one in captions if one is not None)
         names = [term.loss for term in terms]
         self._suffixes = [f"-{place}" if names.count(name) > 1 else "" for place, name in enumerate(names)]
 
@@ -139,9 +138,7 @@ class Objective(nn.Module):
                 found[path + suffix] = term.weight * value
         return found
 
-    def _taught(
-        self, term: SoftLabelTerm, named: TeacherNames, pairs: ScoredPairs, teachers: Teachers
-    ) -> dict[str, Any]:
+    def _taught(self, term: SoftLabelTerm, named: Taught, pairs: ScoredPairs, teachers: Teachers) -> dict[str, Any]:
         """Arguments of a loss that reads teachers."""
         of_images, of_captions = named
         images = None if of_images is None else teachers.images[of_images]
@@ -176,13 +173,15 @@ def sides_within(terms: Sequence[ObjectiveTerm]) -> list[str]:
     return [side for side in WITHIN if side in asked]
 
 
-def _teachers(place: int, term: ObjectiveTerm, image_teachers: Iterable[str], measures: Iterable[str]) -> TeacherNames:
+def _teachers(place: int, term: ObjectiveTerm, image_teachers: Iterable[str], measures: Iterable[str]) -> Taught:
     if not isinstance(term, SoftLabelTerm):
         return None, None
     try:
-        return term.teachers(image_teachers, measures)
+        named = term.teachers(image_teachers, measures)
     except ValueError as error:
         raise ConfigError(f"train.objective[{place}]: {error}, in the label set") from error
+    images, captions = (None if name is None else Teaching(name, term.labels) for name in named)
+    return images, captions
 
 
 def _build(term: ObjectiveTerm, gaps: Mapping[str, GapQuantiles]) -> nn.Module:

@@ -13,7 +13,8 @@ import pytest
 from bcls_core.config import load_recipe
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, CorpusError, ModelError, StoreError
-from bcls_core.similarity import ImageSimilarity, image_teachers_of
+from bcls_core.similarity import ImageSimilarity, LabelSetRelevance, image_teachers_of
+from bcls_core.similarity.corpus_soft_labels import corpus_soft_labels_of_captions, corpus_soft_labels_of_images
 from bcls_core.store import Artifact
 from bcls_core.teachers.descriptors import Descriptors
 from bcls_core.teachers.image import ImageTeacher
@@ -206,6 +207,72 @@ def test_a_recipe_trains_on_its_teachers(ground: Ground) -> None:
     _, bare = ground.labels({}, "train.objective=[{loss: triplet}]")
     with pytest.raises(ConfigError, match=r"train\.objective\[1\]: image_teacher.*there are none, in the label set"):
         train(context, recipe, corpus, bare)
+
+
+def softmax(values: Any) -> Any:
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_soft_labels_of_the_whole_corpus_fall_upon_a_batch(ground: Ground) -> None:
+    """With lists that hold everybody: as the teacher's similarities at the label set's temperature; images and captions
+    alike, but that a caption's list leaves out the other captions of its image."""
+    corpus, labels = ground.labels({"looks": {"kind": "descriptors"}}, "label.neighbours=250")
+    for split in ("train", "val"):
+        rows = CorpusRows(corpus, split)
+        dice = np.random.default_rng(1)
+        images = dice.permutation(rows.image_count)[:9]
+        captions = np.array([dice.choice(rows.captions_of(image)) for image in images])
+        said = ImageSimilarity(labels, "looks", rows).matrix(images, images).astype(np.float64)
+        found = softmax(corpus_soft_labels_of_images(labels, "looks", rows).matrix(images, images))
+        np.testing.assert_allclose(found, softmax(said / 0.05), atol=1e-5)
+        ids = rows.caption_ids[captions]
+        said = LabelSetRelevance(labels, "cider", split).matrix(ids, ids).astype(np.float64)
+        found = softmax(corpus_soft_labels_of_captions(labels, "cider", rows).matrix(captions, captions))
+        np.testing.assert_allclose(found, softmax(said / 0.05), atol=1e-5)
+
+
+def test_lists_of_images_are_the_nearest_and_add_up(ground: Ground) -> None:
+    corpus, labels = ground.labels({"looks": {"kind": "descriptors"}}, "label.neighbours=5")
+    rows = CorpusRows(corpus, "train")
+    everything = np.arange(rows.image_count)
+    said = ImageSimilarity(labels, "looks", rows).matrix(everything, everything)
+    np.fill_diagonal(said, -np.inf)
+    neighbours = [row for shard in rows.shards for row in labels.read("image_neighbours/looks", shard).to_pylist()]
+    soft = [row for shard in rows.shards for row in labels.read("image_soft_labels/looks", shard).to_pylist()]
+    for row, near, spread in zip(everything, neighbours, soft, strict=True):
+        expected = np.lexsort((everything, -said[row]))[:5]
+        assert near["image_id"] == spread["image_id"] == rows.image_ids[row]
+        assert near["ids"] == spread["ids"][1:] == [rows.image_ids[other] for other in expected]
+        assert near["scores"] == said[row][expected].tolist()
+        assert spread["ids"][0] == rows.image_ids[row]
+        assert sum(spread["probs"]) + spread["tail_mass"] == pytest.approx(1, abs=1e-5)
+    _, without = ground.labels({"looks": {"kind": "descriptors"}}, "label.soft_labels=null", "label.neighbours=4")
+    assert "image_neighbours/looks" in without.tables
+    assert "image_soft_labels/looks" not in without.tables
+    with pytest.raises(StoreError, match=r"has no image_soft_labels/looks. Set label\.soft_labels"):
+        corpus_soft_labels_of_images(without, "looks", rows)
+
+
+def test_a_recipe_trains_on_soft_labels_of_the_whole_corpus(ground: Ground) -> None:
+    objective = (
+        "train.objective=[{loss: info-nce}, {loss: soft-label, labels: corpus}, "
+        "{loss: soft-label, labels: corpus, between: [image-image, caption-caption]}]"
+    )
+    looks = {"looks": {"kind": "descriptors"}}
+    corpus, labels = ground.labels(looks, objective)
+    context, recipe = ground.setting(looks, objective)
+    made = train(context, recipe, corpus, labels).artifact
+    told = json.loads((Path(made.url) / "history.json").read_text())["epochs"][1]
+    assert told["train/loss/soft-label/image-caption-1"] > 0
+    batch = train(*ground.setting(looks, objective.replace("labels: corpus, ", "").replace(", labels: corpus", "")),
+                  corpus, labels).artifact  # fmt: skip
+    other = json.loads((Path(batch.url) / "history.json").read_text())["epochs"][1]
+    assert told["train/loss/soft-label/image-caption-1"] != other["train/loss/soft-label/image-caption-1"]
+    with pytest.raises(ConfigError, match=r"objective\[1\]\.labels: corpus needs label\.soft_labels"):
+        ground.setting(looks, objective, "label.soft_labels=null")
+    with pytest.raises(ConfigError, match="are probabilities already"):
+        ground.setting(looks, "train.objective=[{loss: soft-label, labels: corpus, mode: dot}]")
 
 
 def test_a_corpus_of_features_can_be_its_own_teacher(tmp_path: Path, make_features: Callable[[Path], str]) -> None:

@@ -15,7 +15,7 @@ from bcls_core.config import ObjectiveTerm
 from bcls_core.errors import ConfigError
 from bcls_core.losses import CrossModalAlignmentLoss, KendallLoss, TripletLoss, soft_label_loss
 from bcls_core.similarity import GapQuantiles
-from bcls_core.training.batches import Relevance, Teachers
+from bcls_core.training.batches import Relevance, Teachers, Teaching
 from bcls_core.training.heads import encoding_dims
 from bcls_core.training.objective import _LOSSES, Objective, ScoredPairs
 
@@ -111,7 +111,7 @@ def taught(size: int = 8) -> tuple[ScoredPairs, Teachers]:
     looks, words = (torch.nn.functional.normalize(one, dim=1) for one in rows)
     encodings = {"image-image": (images, images), "caption-caption": (captions, captions)}
     pairs = ScoredPairs((images @ captions.T).tanh().requires_grad_(), encodings=encodings)
-    return pairs, Teachers({"looks": looks @ looks.T, "other": looks}, {"cider": words @ words.T, "other": words})
+    return pairs, Teachers({Teaching("looks"): looks @ looks.T}, {Teaching("cider"): words @ words.T})
 
 
 def test_soft_labels_are_compared_with_the_teachers_they_name() -> None:
@@ -120,9 +120,9 @@ def test_soft_labels_are_compared_with_the_teachers_they_name() -> None:
     within = term("soft-label", weight=64.0, between=["caption-caption", "image-image"], image_teacher="looks")
     dims = {"image-image": 6, "caption-caption": 6}
     objective = Objective([across, within], GAPS, ["looks", "other"], dims, seed=3)
-    assert (objective.image_teachers, objective.caption_teachers) == ({"looks"}, {"cider"})
+    assert (objective.image_teachers, objective.caption_teachers) == ({Teaching("looks")}, {Teaching("cider")})
     found = objective(pairs, {}, teachers)
-    looks, words = teachers.images["looks"], teachers.captions["cider"]
+    looks, words = teachers.images[Teaching("looks")], teachers.captions[Teaching("cider")]
     loss = CrossModalAlignmentLoss("dot", student_tau=0.3, teacher_tau=0.5)(pairs.scores, looks, words)
     assert list(found) == [
         "loss/soft-label/image-caption-0", "loss/soft-label/caption-caption-1", "loss/soft-label/image-image-1",
