@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from bcls_core import training
-from bcls_core.config import load_recipe
+from bcls_core.config import Recipe, load_recipe
 from flows import recipes
 from flows.result import with_interval
 from tests.benchmarks import record
@@ -21,9 +22,22 @@ README = (Path(training.__file__).parent / "README.md").read_text(encoding="utf-
 TEXT = " ".join(README.split())
 
 
+def blocks() -> list[Any]:
+    return [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)]
+
+
+def test_the_teachers_shown_can_be_asked_for() -> None:
+    given, _ = blocks()
+    recipe = load_recipe(recipes.find("demo")).model_dump()
+    shown = Recipe.model_validate(
+        recipe | {"label": given["label"], "train": recipe["train"] | {"objective": given["train"]["objective"]}}
+    )
+    assert [teacher.kind for teacher in shown.label.image_teachers.values()] == ["vision", "descriptors", "features"]
+    assert [term.loss for term in shown.train.objective] == ["info-nce", "soft-label", "soft-label"]
+
+
 def test_the_training_settings_shown_are_settings() -> None:
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    given = yaml.safe_load(shown)
+    _, given = blocks()
     recipe = load_recipe(recipes.find("demo"))
     for section in ("train", "runtime"):
         settings = getattr(recipe, section)
