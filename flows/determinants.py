@@ -21,6 +21,7 @@ from bcls_core.config import (
     TrainSettings,
     content_of,
 )
+from bcls_core.config.train import LiveTeachers
 from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
 
@@ -41,7 +42,7 @@ def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> 
         "corpus": corpus.content_digest,
         "labels": labels.content_digest,
         "models": _tower_digests(settings),
-    }
+    } | ({"live teachers": live} if (live := _live_teachers(settings.live_teachers)) else {})
 
 
 def of_labels(settings: LabelSettings, corpus: Artifact, frequencies: Artifact | None) -> dict[str, Any]:
@@ -88,6 +89,16 @@ def of_evaluation(training: Artifact, split: str, references: Mapping[str, str])
         "training": training.content_digest,
         "split": split,
         "references": dict(references),
+    }
+
+
+def _live_teachers(settings: LiveTeachers) -> dict[str, Any]:
+    from bcls_core.similarity.image_labels import image_fingerprint
+    from bcls_core.teachers.text import teacher_fingerprint
+
+    return {f"images/{name}": image_fingerprint(teacher) for name, teacher in settings.images.items()} | {
+        f"captions/{name}": teacher_fingerprint(one.model, revision=one.revision, prompt=one.prompt)
+        for name, one in settings.captions.items()
     }
 
 

@@ -129,12 +129,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _teachers_that_are_read_exist(self) -> Recipe:
+        self.train.teachers_read(self.label.image_teachers, self.label.measures, "label")
         for index, term in enumerate(self.train.objective):
-            if isinstance(term, SoftLabelTerm):
-                try:
-                    term.teachers(self.label.image_teachers, self.label.measures)
-                except ValueError as error:
-                    raise ValueError(f"train.objective[{index}]: {error}, in label") from error
-                if term.labels == "corpus" and self.label.soft_labels is None:
-                    raise ValueError(f"train.objective[{index}].labels: corpus needs label.soft_labels")
+            if isinstance(term, SoftLabelTerm) and term.labels == "corpus" and self.label.soft_labels is None:
+                raise ValueError(f"train.objective[{index}].labels: corpus needs label.soft_labels")
         return self

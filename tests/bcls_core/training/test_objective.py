@@ -11,13 +11,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 import bcls_core.losses
-from bcls_core.config import ObjectiveTerm
+from bcls_core.config import ObjectiveTerm, TrainSettings, load_recipe
 from bcls_core.errors import ConfigError
 from bcls_core.losses import CrossModalAlignmentLoss, KendallLoss, TripletLoss, soft_label_loss
 from bcls_core.similarity import GapQuantiles
 from bcls_core.training.batches import Relevance, Teachers, Teaching
 from bcls_core.training.heads import encoding_dims
 from bcls_core.training.objective import _LOSSES, Objective, ScoredPairs
+from flows import recipes
 
 TERM: TypeAdapter[Any] = TypeAdapter(ObjectiveTerm)
 GAPS = {"cider": GapQuantiles(np.arange(101) / 100)}
@@ -119,7 +120,8 @@ def test_soft_labels_are_compared_with_the_teachers_they_name() -> None:
     across = term("soft-label", weight=12.8, mode="dot", student_tau=0.3, image_teacher="looks", teacher_tau=0.5)
     within = term("soft-label", weight=64.0, between=["caption-caption", "image-image"], image_teacher="looks")
     dims = {"image-image": 6, "caption-caption": 6}
-    objective = Objective([across, within], GAPS, ["looks", "other"], dims, seed=3)
+    read = Teaching("looks"), Teaching("cider")
+    objective = Objective([across, within], GAPS, [read, read], dims, seed=3)
     assert (objective.image_teachers, objective.caption_teachers) == ({Teaching("looks")}, {Teaching("cider")})
     found = objective(pairs, {}, teachers)
     looks, words = teachers.images[Teaching("looks")], teachers.captions[Teaching("cider")]
@@ -144,7 +146,7 @@ WITHIN_TAUS = ("learned/soft-label-1/caption-caption/tau", "learned/soft-label-1
 def test_heads_are_those_of_the_seed_and_of_the_sides_that_are_asked_for() -> None:
     def heads(seed: int, *sides: str) -> dict[str, torch.Tensor]:
         asked = term("soft-label", between=sides)
-        state = Objective([asked], GAPS, ["looks"], dict.fromkeys(sides, 6), seed).state_dict()
+        state = Objective([asked], GAPS, None, dict.fromkeys(sides, 6), seed).state_dict()
         return {name: value for name, value in state.items() if "heads" in name}
 
     torch.manual_seed(0)
@@ -160,17 +162,33 @@ def test_heads_are_those_of_the_seed_and_of_the_sides_that_are_asked_for() -> No
 
 
 @pytest.mark.parametrize(
-    ("asked", "there", "message"),
+    ("asked", "there", "live", "message"),
     [
-        ({}, [], "image_teacher must be named where there is not just one: there are none, in the label set"),
-        ({}, ["a", "b"], "image_teacher must be named where there is not just one: there are a, b"),
-        ({"image_teacher": "c"}, ["a"], "image_teacher: no 'c', there is a"),
-        ({"caption_teacher": "c"}, ["a"], "caption_teacher: no 'c', there is cider"),
+        (
+            {},
+            [],
+            [],
+            "image_teacher must be named where there is not just one: there are none, in labels and train.live",
+        ),
+        ({}, ["a", "b"], [], "image_teacher must be named where there is not just one: there are a, b"),
+        ({}, ["a"], ["b"], "image_teacher must be named where there is not just one: there are a, b"),
+        ({"image_teacher": "c"}, ["a"], [], "image_teacher: no 'c', there is a"),
+        ({"caption_teacher": "c"}, ["a"], [], "caption_teacher: no 'c', there is cider"),
+        ({}, ["a"], ["a"], "live_teachers: 'a' is there already, in labels"),
+        ({"labels": "corpus"}, [], ["a"], "corpus are those of a label set, and 'a' is in train.live_teachers"),
     ],
 )
-def test_teachers_that_are_not_there_are_named(asked: dict[str, str], there: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Objective([term("triplet"), term("soft-label", **asked)], GAPS, there)
+def test_teachers_that_are_not_there_are_named(
+    asked: dict[str, str], there: list[str], live: list[str], message: str
+) -> None:
+    demo = load_recipe(recipes.find("demo")).train
+    given = {
+        "objective": [{"loss": "triplet"}, {"loss": "soft-label"} | asked],
+        "live_teachers": {"images": {name: {"kind": "descriptors"} for name in live}},
+    }
+    settings = TrainSettings.model_validate(demo.model_dump() | given)
+    with pytest.raises(ValueError, match=message):
+        settings.teachers_read(there, ["cider"], "labels")
 
 
 def test_a_side_without_vectors_has_no_scores_within() -> None:
