@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bcls_core.config import (
+    ClipStudent,
     CustomStudent,
     EmbeddingMeasureSettings,
     IvfSearch,
@@ -106,6 +107,8 @@ def _tower_digests(settings: TrainSettings) -> dict[str, Any]:
     student = settings.student
     if isinstance(student, CustomStudent):
         return {"source": source_digest(student.target)}
+    if isinstance(student, ClipStudent):
+        return {} if student.model is None else {"both": _digest(student.model, student.revision)}
     towers = {"image": student.image, "text": student.text}
     return {
         side: _digest(tower.model, tower.revision)

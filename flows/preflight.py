@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bcls_core.config import (
+    ClipStudent,
     EmbeddingMeasureSettings,
     EvaluateSettings,
     KarpathyIngest,
     PretrainedTower,
     Recipe,
     TwoTowerStudent,
+    VisionTeacherSettings,
 )
 from bcls_core.errors import ConfigError
 
@@ -78,7 +80,18 @@ def _models(recipe: Recipe, *, label: bool, train: bool) -> Iterator[tuple[str, 
         for name, measure in recipe.label.measures.items():
             if isinstance(measure, EmbeddingMeasureSettings):
                 yield f"label.measures.{name}.model", measure.model
-    student = recipe.train.student
+        for name, teacher in recipe.label.image_teachers.items():
+            if isinstance(teacher, VisionTeacherSettings):
+                yield f"label.image_teachers.{name}.model", teacher.model
+    student, live = recipe.train.student, recipe.train.live_teachers
+    if train:
+        for name, teacher in live.images.items():
+            if isinstance(teacher, VisionTeacherSettings):
+                yield f"train.live_teachers.images.{name}.model", teacher.model
+        for name, measure in live.captions.items():
+            yield f"train.live_teachers.captions.{name}.model", measure.model
+    if train and isinstance(student, ClipStudent) and student.model is not None:
+        yield "train.student.model", student.model
     if train and isinstance(student, TwoTowerStudent):
         for side, tower in (("image", student.image), ("text", student.text)):
             if isinstance(tower, PretrainedTower):

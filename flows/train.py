@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bcls_core.config import GivenImageFeatures, Recipe, TwoTowerStudent, content_of
+from bcls_core.config import ClipStudent, GivenImageFeatures, Recipe, TwoTowerStudent, content_of
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError
 from bcls_core.similarity import measures_of
@@ -63,6 +63,11 @@ def _check_measures(recipe: Recipe, labels: Artifact) -> None:
 
 def _check_image_side(recipe: Recipe, corpus: Artifact) -> None:
     student = recipe.train.student
+    if isinstance(student, ClipStudent) and "features" in corpus.tables:
+        raise ConfigError(
+            f"train.student: kind clip looks at pictures, but corpus {corpus.version} was made from features. "
+            "Use kind: two-tower with image: {features: LENGTH}, or ingest pictures."
+        )
     if not isinstance(student, TwoTowerStudent):
         return
     given, held = isinstance(student.image, GivenImageFeatures), "features" in corpus.tables

@@ -28,6 +28,7 @@ from bcls_core.config.objective import (
 )
 from bcls_core.config.recipe import EvaluateSettings, Recipe, RegistrySettings, RuntimeSettings
 from bcls_core.config.student import (
+    ClipStudent,
     ConfiguredImageTower,
     ConfiguredTextTower,
     CustomStudent,
@@ -45,6 +46,7 @@ __all__ = [
     "BinaryTerm",
     "CiderDMeasureSettings",
     "CiderMeasureSettings",
+    "ClipStudent",
     "ConfiguredImageTower",
     "ConfiguredTextTower",
     "CustomStudent",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveInt, StringConstraints, Tag, field_validator
+from pydantic import Discriminator, Field, PositiveInt, StringConstraints, Tag, field_validator, model_validator
 
 from bcls_core.config.base import RUNTIME, Section
 
@@ -80,6 +80,33 @@ class TwoTowerStudent(Section):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
+class ClipStudent(Section):
+    """A whole dual encoder of `transformers` (CLIP, SigLIP and the like), fine-tuned, or from random weights."""
+
+    kind: Literal["clip"]
+    model: Annotated[str | None, RUNTIME] = Field(
+        default=None, description="hub name, folder, or package:NAME for a model carried in an installed package"
+    )
+    revision: Annotated[str | None, RUNTIME] = None
+    config: dict[str, Any] | None = Field(
+        default=None, description="instead of a model: model_type (clip, siglip, ...), text_config, vision_config, ..."
+    )
+    size: PositiveInt = Field(default=64, description="side of the square input, pixels; with config")
+    vocabulary: PositiveInt = Field(default=4096, description="most words the tokenizer keeps; with config")
+    max_tokens: PositiveInt = Field(default=48, description="with config")
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> ClipStudent:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give exactly one of model (with weights) and config (random weights)")
+        if self.config is not None and not isinstance(self.config.get("model_type"), str):
+            raise ValueError("config needs model_type, for instance {model_type: clip}")
+        given = {"size", "vocabulary", "max_tokens"} & self.model_fields_set
+        if self.model is not None and given:
+            raise ValueError(f"a model brings its own {', '.join(sorted(given))}: leave it out")
+        return self
+
+
 class CustomStudent(Section):
     """A user's own model: one class in the user's own file."""
 
@@ -88,4 +115,4 @@ class CustomStudent(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-StudentSettings = Annotated[TwoTowerStudent | CustomStudent, Field(discriminator="kind")]
+StudentSettings = Annotated[TwoTowerStudent | ClipStudent | CustomStudent, Field(discriminator="kind")]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bcls_core.errors import ModelError
 from bcls_core.students.base import Student
+from bcls_core.students.dual_encoder import DualEncoder
 from bcls_core.students.factory import custom_class
 from bcls_core.students.preprocess import Preprocessor
 from bcls_core.students.two_tower import TwoTower
@@ -25,6 +26,8 @@ from bcls_core.students.two_tower import TwoTower
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
 STUDENT_FILE = "student.json"
+
+_OWN: dict[str, type[Student]] = {"two-tower": TwoTower, "clip": DualEncoder}
 
 
 def save_student(student: Student, folder: str | Path) -> None:
@@ -54,7 +57,7 @@ def load_student(folder: str | Path) -> Student:
     description = _read_description(root)
     preprocessor = Preprocessor.load(root, description["preprocessor"])
     kind = description["student"]
-    student_class = TwoTower if kind["kind"] == "two-tower" else custom_class(kind["target"])
+    student_class = _OWN.get(kind["kind"]) or custom_class(kind["target"])
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once
         student = student_class(description["settings"], preprocessor)
     _load_weights(student, root / WEIGHTS_FILE, description["tied"])
@@ -62,8 +65,9 @@ def load_student(folder: str | Path) -> Student:
 
 
 def _kind_of(student: Student) -> dict[str, str]:
-    if type(student) is TwoTower:
-        return {"kind": "two-tower"}
+    for kind, student_class in _OWN.items():
+        if type(student) is student_class:
+            return {"kind": kind}
     return {"kind": "custom", "target": f"{type(student).__module__}:{type(student).__name__}"}
 
 

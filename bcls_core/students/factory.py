@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 
-from bcls_core.config.student import CustomStudent, StudentSettings
+from bcls_core.config.student import ClipStudent, CustomStudent, StudentSettings
 from bcls_core.errors import ModelError
 from bcls_core.students.base import Student
+from bcls_core.students.dual_encoder import DualEncoder
 from bcls_core.students.two_tower import TwoTower
 
 
@@ -24,6 +25,8 @@ def build_student(settings: StudentSettings, captions: Iterable[str]) -> Student
     if isinstance(settings, CustomStudent):
         student_class = custom_class(settings.target)
         return student_class(settings.settings, student_class.make_preprocessor(settings.settings, captions)).train()
+    if isinstance(settings, ClipStudent):
+        return DualEncoder.from_recipe(settings, captions).train()
     return TwoTower.from_recipe(settings, captions).train()
 
 

@@ -53,14 +53,7 @@ def load_config(folder: Path, side: Side) -> Any:
     Raises:
         ModelError: there is no config.json, its type is unknown, or it describes an encoder with a decoder.
     """
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise ModelError(
-            f"{folder}: config.json cannot be read as that of a model: {first_line(error)}\n"
-            "  Name a folder saved by transformers or sentence-transformers; a model's own code is not run."
-        ) from error
+    config = _read_config(folder)
     part = getattr(config, "vision_config" if side == "image" else "text_config", None)
     config = config if part is None else part
     if getattr(config, "is_encoder_decoder", False):
@@ -68,6 +61,37 @@ def load_config(folder: Path, side: Side) -> Any:
             f"{folder}: a {config.model_type} has an encoder and a decoder.\n  Name an encoder as the {side} tower."
         )
     return config
+
+
+def load_dual_config(folder: Path) -> Any:
+    """The configuration in `folder`, of a dual encoder.
+
+    Raises:
+        ModelError: there is no config.json, its type is unknown, or it is not of a dual encoder.
+    """
+    config = _read_config(folder)
+    require_dual(config, str(folder))
+    return config
+
+
+def require_dual(config: Any, where: str) -> None:
+    """Raises ModelError where a configuration is not of a dual encoder."""
+    if lacking := [part for part in ("vision_config", "text_config") if getattr(config, part, None) is None]:
+        raise ModelError(
+            f"{where}: a {config.model_type} is no dual encoder, it has no {' and no '.join(lacking)}.\n"
+            "  Name a model such as CLIP or SigLIP, or use kind: two-tower, which takes a model a side."
+        )
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise ModelError(
+            f"{folder}: config.json cannot be read as that of a model: {first_line(error)}\n"
+            "  Name a folder saved by transformers or sentence-transformers; a model's own code is not run."
+        ) from error
 
 
 def load_pretrained(folder: Path, config: Any, *, pooler: bool) -> torch.nn.Module:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -134,11 +134,13 @@ class CaptionPreprocessor:
 
     Attributes:
         tokenizer: of `transformers`.
-        max_tokens: longer captions are cut; shorter ones are padded to the longest of their batch.
+        max_tokens: longer captions are cut.
+        padding: shorter ones are padded to the longest of their batch, or to `max_tokens`.
     """
 
     tokenizer: Any
     max_tokens: int
+    padding: Literal["longest", "max_length"] = "longest"
 
     @classmethod
     def load_tokenizer(cls, folder: Path) -> Any:
@@ -158,7 +160,7 @@ class CaptionPreprocessor:
     def __call__(self, captions: Sequence[str]) -> dict[str, Tensor]:
         encoded = self.tokenizer(
             list(captions),
-            padding="longest",
+            padding=self.padding,
             truncation=True,
             max_length=self.max_tokens,
             return_attention_mask=True,
@@ -175,7 +177,7 @@ class CaptionPreprocessor:
             backend.no_truncation()
         tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
         _forget_origin(folder / TOKENIZER_FOLDER / "tokenizer_config.json")
-        return {"max_tokens": self.max_tokens}
+        return {"max_tokens": self.max_tokens} | ({} if self.padding == "longest" else {"padding": self.padding})
 
 
 def _forget_origin(config: Path) -> None:
