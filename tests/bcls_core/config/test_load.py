@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bcls_core.config import (
+    ClipStudent,
     GivenImageFeatures,
     KarpathyIngest,
     Recipe,
@@ -105,6 +106,18 @@ def test_the_released_weights_of_cusa_are_its_own_times_its_batch() -> None:
     assert [term.weight for term in sgr.train.objective] == pytest.approx([1, 76.8, 96])
 
 
+@pytest.mark.parametrize(("name", "epochs"), [("coco-clip-cusa", 30), ("flickr30k-clip-cusa", 40)])
+def test_the_papers_recipes_have_its_settings(monkeypatch: pytest.MonkeyPatch, name: str, epochs: int) -> None:
+    for variable in ("BCLS_COCO", "BCLS_FLICKR30K", "BCLS_CLIP"):
+        monkeypatch.setenv(variable, f"/{variable}")
+    train = load_recipe(recipes.find(name)).train
+    assert (train.batch_size, train.epochs, train.learning_rate, train.final_learning_rate) == (128, epochs, 1e-5, 1e-6)
+    assert train.weight_decay == 1e-4
+    assert [term.weight for term in train.objective] == [1, 12.8, 64]
+    assert isinstance(train.student, ClipStudent)
+    assert train.student.model == "/BCLS_CLIP"
+
+
 def test_towers_that_are_frozen_to_the_end_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"frozen_epochs=3 are all of epochs=3.*trained: false"):
         recipe_with("train.epochs=3", "train.frozen_epochs=3")
@@ -188,7 +201,9 @@ def test_every_file_that_flickr8k_names_is_there(shared_data: Path, monkeypatch:
 
 
 def test_an_unknown_recipe_names_those_shipped() -> None:
-    with pytest.raises(ConfigError, match="there are: coco-mini, coco-mini-cusa, demo, flickr8k"):
+    with pytest.raises(
+        ConfigError, match="there are: coco-clip-cusa, coco-mini, coco-mini-cusa, demo, flickr30k-clip-cusa, flickr8k"
+    ):
         recipes.find("nope")
 
 

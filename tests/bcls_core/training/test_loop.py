@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from bcls_core.config import AugmentSettings, CustomStudent
+from bcls_core.config import AugmentSettings, ClipStudent, CustomStudent
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, CorpusError, StoppedError
 from bcls_core.store import Artifact
@@ -26,6 +26,20 @@ from bcls_core.training.history import read_history
 from bcls_core.training.loop import Engine, Trainer, TrainingJob, train
 from bcls_core.training.validate import validate
 from bcls_core.workers import Workers
+from tests.bcls_core.training.conftest import cusa
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+CLIP = ClipStudent(
+    kind="clip",
+    config={
+        "model_type": "clip",
+        "text_config": SMALL,
+        "vision_config": SMALL | {"patch_size": 8},
+        "projection_dim": 8,
+    },
+    size=32,
+    max_tokens=24,
+)
 
 
 def ignore(epoch: int, metrics: dict[str, float]) -> None:
@@ -83,13 +97,15 @@ def test_a_stopped_training_continues_exactly(ground: Any, undisturbed: Artifact
         {},
         {"average": 0.9, "mini_batch_size": 9},
         {"student": "dropout"},
+        {"objective": cusa(), "mini_batch_size": 9, "average": 0.8},
+        {"objective": cusa(), "student": CLIP},
     ],
-    ids=["plain", "average of the weights, gradient cache", "dropout"],
+    ids=["plain", "average of the weights, gradient cache", "dropout", "heads of soft labels", "dual encoder"],
 )
 def test_a_training_stopped_at_any_step_continues_exactly(ground: Any, changes: dict[str, Any]) -> None:
     """Stopped over and over: after some steps of each attempt, in the middle of epochs and at their ends."""
     changes = {"epochs": 2, **changes}
-    if changes.pop("student", None):
+    if changes.get("student") == "dropout":
         student = ground.recipe.train.student
         changes["student"] = student.model_copy(update={"dropout": 0.3})
     whole = ground.begin(f"whole-{len(str(changes))}", **changes)
