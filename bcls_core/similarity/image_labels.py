@@ -248,6 +248,10 @@ class ImageSimilarity:
 
         self._book = DenseBook(np.arange(rows.image_count), dense_rows(parts()))
 
+    def take(self, rows: IntArray) -> Rows:
+        """(rows, dimension) embeddings of images, given by their rows in the split."""
+        return self._book.take(rows)
+
     def matrix(self, rows: IntArray, others: IntArray) -> FloatArray:
-        """(rows, others) cosines of images, given by their rows in the split."""
-        return cosine_matrix(self._book.take(rows), self._book.take(others))
+        """(rows, others) cosines of images."""
+        return cosine_matrix(self.take(rows), self.take(others))

@@ -15,7 +15,7 @@ from bcls_core.similarity.embedding import EmbeddingCosine
 from bcls_core.similarity.gaps import GAPS_TABLE, GapQuantiles
 from bcls_core.similarity.measure import FloatArray, IntArray, RowSimilarity
 from bcls_core.similarity.relevance import CaptionRelevance, GalleryCaptions, ImageCaptions
-from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS, TFIDF, RowBook, open_book
+from bcls_core.similarity.row_book import COUNTED_TFIDF, EMBEDDINGS, TFIDF, DenseBook, RowBook, open_book
 from bcls_core.store import Artifact
 
 SIMILARITY: dict[str, RowSimilarity[Any]] = {
@@ -71,6 +71,19 @@ class LabelSetRelevance:
             ShapeError: an image has no caption.
         """
         return relevance_by_id(self._relevance, self._book, image_caption_ids, caption_ids)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether captions are compared by the cosine of vectors."""
+        return isinstance(self._book, DenseBook)
+
+    def take(self, caption_ids: IntArray) -> Any:
+        """Representations of captions: (captions, dimension) fp16 of a dense measure.
+
+        Raises:
+            StoreError: a caption has none.
+        """
+        return self._book.take(caption_ids)
 
     def matrix(self, caption_ids: IntArray, others: IntArray) -> FloatArray:
         """(captions, others) similarities of captions with captions, by id.

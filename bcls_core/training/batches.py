@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +21,14 @@ from bcls_core.students.preprocess import decode
 from bcls_core.training.augment import Augmentation
 from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.plan import BatchPlan
+from bcls_core.training.said import Said
 
 Inputs = dict[str, Tensor]
 StepInputs = tuple[Inputs, Inputs]
 """Of images and of their captions, row by row."""
 Rows = NDArray[np.int64]
-Says = Callable[[Rows, Rows], NDArray[np.float32]]
-Key = TypeVar("Key")
+Says = Callable[[Rows, Rows], Said]
+"""Rows of a split's images, or captions, and others of them -> what a teacher says of each with each."""
 
 
 _NOTHING_FROZEN = FrozenFeatures()
@@ -72,11 +73,14 @@ class Teachers:
         images, captions: of the pairs' images, and of their captions.
     """
 
-    images: Mapping[Teaching, Tensor] = field(default_factory=dict)
-    captions: Mapping[Teaching, Tensor] = field(default_factory=dict)
+    images: Mapping[Teaching, Said] = field(default_factory=dict)
+    captions: Mapping[Teaching, Said] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Teachers:
-        return Teachers(_moved(self.images, device), _moved(self.captions, device))
+        images, captions = (
+            {one: said.to(device) for one, said in side.items()} for side in (self.images, self.captions)
+        )
+        return Teachers(images, captions)
 
 
 NO_TEACHERS = Teachers()
@@ -106,7 +110,7 @@ class Batch:
         return Batch(images, captions, relevances, self.sizes, self.teachers.to(device))
 
 
-def _moved(tensors: Mapping[Key, Tensor], device: torch.device) -> dict[Key, Tensor]:
+def _moved(tensors: Mapping[str, Tensor], device: torch.device) -> Inputs:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
@@ -236,6 +240,4 @@ class BatchSource:
 
     def _teachers_of(self, step: tuple[Rows, Rows], mine: tuple[Rows, Rows]) -> Teachers:
         sides = zip((self._image_teachers, self._caption_teachers), mine, step, strict=True)
-        return Teachers(
-            *({name: torch.from_numpy(says(own, every)) for name, says in side.items()} for side, own, every in sides)
-        )
+        return Teachers(*({name: says(own, every) for name, says in side.items()} for side, own, every in sides))

@@ -148,8 +148,8 @@ class Objective(nn.Module):
     def _taught(self, term: SoftLabelTerm, named: Taught, pairs: ScoredPairs, teachers: Teachers) -> dict[str, Any]:
         """Arguments of a loss that reads teachers."""
         of_images, of_captions = named
-        images = None if of_images is None else teachers.images[of_images]
-        captions = None if of_captions is None else teachers.captions[of_captions]
+        images = None if of_images is None else teachers.images[of_images].matrix()
+        captions = None if of_captions is None else teachers.captions[of_captions].matrix()
         if term.is_cross_modal:
             both = {"image_teacher": images, "caption_teacher": captions}
             return {"scores": pairs.scores, "t2i_scores": pairs.t2i_scores, **both}

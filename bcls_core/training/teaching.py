@@ -13,12 +13,12 @@ from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import CorpusError
 from bcls_core.similarity import ImageSimilarity, LabelSetRelevance
 from bcls_core.similarity.corpus_soft_labels import corpus_soft_labels_of_captions, corpus_soft_labels_of_images
-from bcls_core.similarity.cosine import cosine_matrix
 from bcls_core.store import Artifact
 from bcls_core.teachers.descriptors import Descriptors
 from bcls_core.teachers.image import ImageTeacher, Teacher
 from bcls_core.teachers.text import TextTeacher
 from bcls_core.training.batches import Rows, Says, Teaching
+from bcls_core.training.said import SaidByVectors, SaidOfPairs
 
 
 class TeacherSource:
@@ -38,8 +38,10 @@ class TeacherSource:
         if one.teacher in self._live.images:
             return self._live_images(one.teacher)
         if one.labels == "corpus":
-            return corpus_soft_labels_of_images(self._labels, one.teacher, self._rows).matrix
-        return ImageSimilarity(self._labels, one.teacher, self._rows).matrix
+            soft = corpus_soft_labels_of_images(self._labels, one.teacher, self._rows)
+            return lambda own, every: SaidOfPairs.of(soft.matrix(own, every))
+        take = ImageSimilarity(self._labels, one.teacher, self._rows).take
+        return lambda own, every: SaidByVectors.of(take(own), take(every))
 
     def of_captions(self, one: Teaching, opened: Mapping[str, LabelSetRelevance]) -> Says:
         """What a teacher says of caption rows and caption rows.
@@ -52,10 +54,13 @@ class TeacherSource:
         if one.teacher in self._live.captions:
             return self._live_captions(one.teacher)
         if one.labels == "corpus":
-            return corpus_soft_labels_of_captions(self._labels, one.teacher, self._rows).matrix
-        relevance = opened.get(one.teacher) or LabelSetRelevance(self._labels, one.teacher, self._rows.split)
+            soft = corpus_soft_labels_of_captions(self._labels, one.teacher, self._rows)
+            return lambda own, every: SaidOfPairs.of(soft.matrix(own, every))
+        measure = opened.get(one.teacher) or LabelSetRelevance(self._labels, one.teacher, self._rows.split)
         ids = self._rows.caption_ids
-        return lambda own, every: relevance.matrix(ids[own], ids[every])
+        if measure.is_dense:
+            return lambda own, every: SaidByVectors.of(measure.take(ids[own]), measure.take(ids[every]))
+        return lambda own, every: SaidOfPairs.of(measure.matrix(ids[own], ids[every]))
 
     def _live_images(self, name: str) -> Says:
         if not self._rows.has_images:
@@ -78,11 +83,11 @@ class TeacherSource:
 
 
 def _said_now(encode: Callable[[Rows], NDArray[np.float16]]) -> Says:
-    """Cosines of rows that are encoded when they are asked for, each once."""
+    """By vectors that are made when they are asked for, each once."""
 
-    def matrix(own: Rows, every: Rows) -> NDArray[np.float32]:
+    def say(own: Rows, every: Rows) -> SaidByVectors:
         asked = np.unique(np.concatenate([own, every]))
         encoded = encode(asked)
-        return cosine_matrix(encoded[np.searchsorted(asked, own)], encoded[np.searchsorted(asked, every)])
+        return SaidByVectors.of(encoded[np.searchsorted(asked, own)], encoded[np.searchsorted(asked, every)])
 
-    return matrix
+    return say

@@ -15,9 +15,11 @@ from bcls_core.config import ObjectiveTerm, TrainSettings, load_recipe
 from bcls_core.errors import ConfigError
 from bcls_core.losses import CrossModalAlignmentLoss, KendallLoss, TripletLoss, soft_label_loss
 from bcls_core.similarity import GapQuantiles
+from bcls_core.similarity.cosine import cosine_matrix, stored_rows
 from bcls_core.training.batches import Relevance, Teachers, Teaching
 from bcls_core.training.heads import encoding_dims
 from bcls_core.training.objective import _LOSSES, Objective, ScoredPairs
+from bcls_core.training.said import SaidByVectors, SaidOfPairs
 from flows import recipes
 
 TERM: TypeAdapter[Any] = TypeAdapter(ObjectiveTerm)
@@ -112,7 +114,8 @@ def taught(size: int = 8) -> tuple[ScoredPairs, Teachers]:
     looks, words = (torch.nn.functional.normalize(one, dim=1) for one in rows)
     encodings = {"image-image": (images, images), "caption-caption": (captions, captions)}
     pairs = ScoredPairs((images @ captions.T).tanh().requires_grad_(), encodings=encodings)
-    return pairs, Teachers({Teaching("looks"): looks @ looks.T}, {Teaching("cider"): words @ words.T})
+    said = SaidOfPairs(words @ words.T)
+    return pairs, Teachers({Teaching("looks"): SaidByVectors(looks.half(), looks.half())}, {Teaching("cider"): said})
 
 
 def test_soft_labels_are_compared_with_the_teachers_they_name() -> None:
@@ -124,7 +127,9 @@ def test_soft_labels_are_compared_with_the_teachers_they_name() -> None:
     objective = Objective([across, within], GAPS, [read, read], dims, seed=3)
     assert (objective.image_teachers, objective.caption_teachers) == ({Teaching("looks")}, {Teaching("cider")})
     found = objective(pairs, {}, teachers)
-    looks, words = teachers.images[Teaching("looks")], teachers.captions[Teaching("cider")]
+    looks, words = (
+        side[Teaching(name)].matrix() for side, name in ((teachers.images, "looks"), (teachers.captions, "cider"))
+    )
     loss = CrossModalAlignmentLoss("dot", student_tau=0.3, teacher_tau=0.5)(pairs.scores, looks, words)
     assert list(found) == [
         "loss/soft-label/image-caption-0", "loss/soft-label/caption-caption-1", "loss/soft-label/image-image-1",
@@ -141,6 +146,12 @@ def test_soft_labels_are_compared_with_the_teachers_they_name() -> None:
 
 
 WITHIN_TAUS = ("learned/soft-label-1/caption-caption/tau", "learned/soft-label-1/image-image/tau")
+
+
+def test_vectors_are_compared_as_a_label_set_compares_them() -> None:
+    rows = stored_rows(np.random.default_rng(0).normal(size=(7, 33)) * 3)
+    said = SaidByVectors.of(rows[:3], rows).to(torch.device("cpu"))
+    np.testing.assert_allclose(said.matrix().numpy(), cosine_matrix(rows[:3], rows), atol=3e-7)
 
 
 def test_heads_are_those_of_the_seed_and_of_the_sides_that_are_asked_for() -> None:
