@@ -11,27 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bcls_core.config import AugmentSettings, RelatedBatches, Split, TrainSettings
-from bcls_core.data.rows import CorpusRows
+from bcls_core.config import RelatedBatches, TrainSettings
 from bcls_core.errors import BclsError, ConfigError, StoppedError, StoreError
-from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
 from bcls_core.store import Artifact, Draft
 from bcls_core.students import Student, save_student
-from bcls_core.training.augment import Augmentation
 from bcls_core.training.averaging import MovingAverage
-from bcls_core.training.batches import Batch, BatchSource, Inputs, InputSource
+from bcls_core.training.batches import Batch
 from bcls_core.training.checkpoint import Checkpoints, TrainingState
 from bcls_core.training.encoder import StepEncoder, keep_few_activations
 from bcls_core.training.feed import MakePrepare, batches_of, prepare_here
-from bcls_core.training.frozen import load_frozen
-from bcls_core.training.heads import encoding_dims
 from bcls_core.training.history import MODEL, History, write_history
 from bcls_core.training.initial import load_initial
-from bcls_core.training.objective import Objective, ScoredPairs, sides_within, taught
+from bcls_core.training.objective import ScoredPairs
 from bcls_core.training.plan import BatchPlan
 from bcls_core.training.related import planner
 from bcls_core.training.schedule import (
@@ -42,7 +36,7 @@ from bcls_core.training.schedule import (
     set_learning_rate,
 )
 from bcls_core.training.sharding import clip_gradients, gathered, is_sharded, load_optimiser, reshard, shard, spread
-from bcls_core.training.teaching import TeacherSource
+from bcls_core.training.sources import open_sources
 from bcls_core.training.validate import validate
 from bcls_core.workers import Workers
 
@@ -142,10 +136,8 @@ class Trainer:
         self._student = load_initial(job.draft).to(self._device)
         if job.engine.activation_checkpointing:
             keep_few_activations(self._student)
-        inputs = self._inputs(job, "train")
-        self._objective = self._make_objective(job, inputs)
-        self._train_source = self._source(job, inputs, self._objective.measures, with_teachers=True)
-        self._val_source = self._source(job, self._inputs(job, "val"), frozenset(measures_of(job.labels)))
+        opened = open_sources(job, self._student, self._device)
+        self._objective, self._train_source, self._val_source = opened.objective, opened.train, opened.val
         if job.engine.sharded:
             shard(self._student, workers, self._device)
         self._never_trained = {name for name, p in self._student.named_parameters() if not p.requires_grad}
@@ -373,55 +365,9 @@ class Trainer:
         self._checkpoints.require_newest()
         write_history(self._draft, History(state.best_epoch, state.history))
 
-    def _inputs(self, job: TrainingJob, split: Split) -> InputSource:
-        rows, settings = CorpusRows(job.corpus, split), job.settings
-        augment = Augmentation(settings.augment, settings.seed) if settings.augment != AugmentSettings() else None
-        frozen = load_frozen(self._draft, self._student, rows)
-        if augment is not None and (frozen.images is not None or not rows.has_images):
-            raise ConfigError("train.augment: this student's image side starts at features. Leave it out.")
-        varied = augment if split == "train" else None
-        return InputSource(rows, self._student.preprocessor, frozen, varied)
-
-    def _source(
-        self, job: TrainingJob, inputs: InputSource, measures: frozenset[str], *, with_teachers: bool = False
-    ) -> BatchSource:
-        """
-        Args:
-            with_teachers: whether batches come with what teachers say of them.
-        """
-        rows, labels = inputs.rows, job.labels
-        opened = {name: LabelSetRelevance(labels, name, rows.split) for name in sorted(measures)}
-        if not with_teachers:
-            return BatchSource(inputs, opened)
-        teachers = TeacherSource(labels, job.settings.live_teachers, rows, job.device)
-        return BatchSource(
-            inputs,
-            opened,
-            {one: teachers.of_images(one) for one in sorted(self._objective.image_teachers)},
-            {one: teachers.of_captions(one, opened) for one in sorted(self._objective.caption_teachers)},
-        )
-
-    def _make_objective(self, job: TrainingJob, inputs: InputSource) -> Objective:
-        terms, dims = job.settings.objective, {}
-        if sides := sides_within(terms):
-            first = np.zeros(1, np.int64)
-            with torch.no_grad():
-                self._student.eval()
-                encoded = {
-                    "image-image": lambda: self._student.encode_images(_on(self._device, inputs.images(first))),
-                    "caption-caption": lambda: self._student.encode_captions(_on(self._device, inputs.captions(first))),
-                }
-                dims = encoding_dims({side: encoded[side]() for side in sides})
-        teachers = taught(job.settings, job.labels)
-        return Objective(terms, load_gaps(job.labels), teachers, dims, job.settings.seed).to(self._device)
-
     @property
     def _total_steps(self) -> int:
         return self._settings.epochs * self._steps_per_epoch
-
-
-def _on(device: torch.device, inputs: Inputs) -> Inputs:
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def _check_plan(plan: BatchPlan, workers: int, batch_size: int) -> None:

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from bcls_core.config import DescriptorTeacherSettings, LabelSettings, ObjectiveTerm, TrainSettings, load_recipe
+from bcls_core.config import (
+    DescriptorTeacherSettings,
+    FeatureTeacherSettings,
+    LabelSettings,
+    ObjectiveTerm,
+    TrainSettings,
+    load_recipe,
+)
 from bcls_core.data.ingest import determinants_of, plan_ingest
 from bcls_core.similarity.image_labels import RepresentImages
 from bcls_core.similarity.labels import EstimateGaps, FitFrequencies, RepresentShard
@@ -73,7 +80,9 @@ def label(store: Store, corpus: Artifact, settings: LabelSettings) -> Artifact:
     for shard in shards:
         search({"piece": str(shard), "shards": [shard]})
     EstimateGaps(*places, {"cider": measure}, 2000, 0)({"piece": "gaps"})
-    looks = RepresentImages(*places, "looks", DescriptorTeacherSettings(kind="descriptors"))
+    given = "features" in corpus.tables
+    teacher = FeatureTeacherSettings(kind="features") if given else DescriptorTeacherSettings(kind="descriptors")
+    looks = RepresentImages(*places, "looks", teacher)
     for shard in shards:
         looks({"piece": f"images-{shard}", "shard": shard})
     return draft.commit(fingerprint={"stage": "label"}, schema="labels/1")
