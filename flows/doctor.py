@@ -27,7 +27,9 @@ State = Literal["ok", "note", "wrong", "not checked"]
 
 _PACKAGES = (
     "torch", "ray", "transformers", "sentence-transformers", "spacy", "pyarrow", "mlflow", "numpy", "numba", "pydantic",
+    "scikit-image",
 )  # fmt: skip
+_MODULES = {"scikit-image": "skimage"}
 _PORTS = {"Ray's head": 6379, "Ray's dashboard and job API": 8265}
 _LEAST_FREE = 5 * 2**30
 _LEAST_SHARED = 2 * 2**30
@@ -118,7 +120,7 @@ def _requirements() -> dict[str, Requirement]:
 
 
 def _package(name: str, wanted: Requirement | None) -> Finding:
-    module = name.replace("-", "_")
+    module = _MODULES.get(name, name.replace("-", "_"))
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

@@ -86,7 +86,8 @@ def _compute(
         stage(RepresentShard, pieces, f"{name}: captions", measure=name, settings=measure, device=context.device)
     for name, teacher in settings.image_teachers.items():
         pieces = [{"piece": f"images-{name}-{shard:05d}", "shard": shard} for shard in range(len(captions))]
-        stage(RepresentImages, pieces, f"{name}: images", teacher=name, settings=teacher, device=context.device)
+        told = {"teacher": name, "settings": teacher, "fingerprint": determined["image models"][name]}
+        stage(RepresentImages, pieces, f"{name}: images", device=context.device, **told)
         images = [part.rows or 0 for part in corpus.parts("images")]
         pieces = panels(f"image-neighbours-{name}", splits_of(corpus, "images"), images, context.runtime.panel_captions)
         stage(SearchImages, pieces, f"{name}: neighbours", teacher=name, settings=settings)

@@ -33,12 +33,24 @@ def find_corpus(context: Context, recipe: Recipe, version: str | None) -> Artifa
 def find_labels(context: Context, recipe: Recipe, corpus: Artifact, version: str | None) -> Artifact:
     """The label set named by `version`, else the one that the recipe's label section makes of this corpus."""
     if version is not None:
-        return context.store.resolve("labels", version)
+        labels = context.store.resolve("labels", version)
+        require_of_corpus(labels, corpus)
+        return labels
     wanted = version_of(determinants.of_labels(recipe.label, corpus, find_frequencies(context, recipe)))
     found = context.store.find("labels", wanted)
     if found is None:
         raise UnknownArtifactError(_missing(context, "label set", "bcls label"))
     return found
+
+
+def require_of_corpus(labels: Artifact, corpus: Artifact) -> None:
+    """Raises ConfigError where a label set was made from another corpus: equal ids would not show that."""
+    if labels.manifest.fingerprint.get("corpus") != corpus.content_digest:
+        other = labels.manifest.parents.get("corpus", "unknown")
+        raise ConfigError(
+            f"labels {labels.version} were made from corpus {other}, and not from what corpus {corpus.version} holds. "
+            "Name labels of this corpus, or label it: bcls label"
+        )
 
 
 _COUNTING = ("cider", "cider-d")

@@ -10,6 +10,7 @@ from bcls_core.config import (
     ClipStudent,
     EmbeddingMeasureSettings,
     EvaluateSettings,
+    FeatureTeacherSettings,
     KarpathyIngest,
     PretrainedTower,
     Recipe,
@@ -62,7 +63,14 @@ def _is(kind: Callable[[Path], bool], path: Path) -> bool:
 
 
 def check_models(recipe: Recipe, *, label: bool, train: bool) -> None:
-    """Every model named by a folder or a package is there; hub names are left to the hub."""
+    """Every model named by a folder or a package is there, and every file; hub names are left to the hub."""
+    for name, teacher in recipe.label.image_teachers.items() if label else ():
+        if isinstance(teacher, FeatureTeacherSettings):
+            for key, path in (("file", teacher.file), ("ids", teacher.ids)):
+                if path is not None and not _is(Path.is_file, path):
+                    raise ConfigError(
+                        f"label.image_teachers.{name}.{key}: {path} is no file. Give the path as this machine sees it."
+                    )
     for place, model in _models(recipe, label=label, train=train):
         if model.startswith("package:"):
             package = model.removeprefix("package:").replace("-", "_")

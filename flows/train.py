@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from bcls_core.config import ClipStudent, GivenImageFeatures, Recipe, TwoTowerStudent, content_of
+from bcls_core.config import (
+    ClipStudent,
+    GivenImageFeatures,
+    Recipe,
+    SoftLabelTerm,
+    TwoTowerStudent,
+    content_of,
+)
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError
-from bcls_core.similarity import measures_of
+from bcls_core.similarity import image_teachers_of, measures_of
 from bcls_core.store import Artifact, Draft
 from bcls_core.training.history import read_history
 from flows import determinants, lineage
@@ -35,6 +42,7 @@ def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) 
             student takes pictures where the corpus holds features, or the other way round.
     """
     _check_measures(recipe, labels)
+    _check_teachers(recipe, corpus, labels)
     _check_image_side(recipe, corpus)
     for split in ("train", "val"):
         lineage.require_split(corpus, split)
@@ -59,6 +67,28 @@ def _check_measures(recipe: Recipe, labels: Artifact) -> None:
                 f"{setting}: label set {labels.version} holds no measure {measure!r}, it holds {', '.join(held)}. "
                 "Name one of them, or another label set."
             )
+
+
+def _check_teachers(recipe: Recipe, corpus: Artifact, labels: Artifact) -> None:
+    settings = recipe.train
+    try:
+        read = settings.teachers_read(image_teachers_of(labels), measures_of(labels), f"labels {labels.version}")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for place, (term, named) in enumerate(zip(settings.objective, read, strict=True)):
+        if isinstance(term, SoftLabelTerm) and term.labels == "corpus":
+            tables = zip(("image_soft_labels", "soft_labels"), named, strict=True)
+            lacking = [f"{kind}/{name}" for kind, name in tables if name and f"{kind}/{name}" not in labels.tables]
+            if lacking:
+                raise ConfigError(
+                    f"train.objective[{place}].labels: corpus reads {' and '.join(lacking)}, which labels "
+                    f"{labels.version} do not have. Label with label.soft_labels set, or use labels: batch."
+                )
+    if settings.live_teachers.images and "features" in corpus.tables:
+        raise ConfigError(
+            f"train.live_teachers.images look at pictures, but corpus {corpus.version} was made from features. Use an "
+            "image teacher of the label set, of kind features."
+        )
 
 
 def _check_image_side(recipe: Recipe, corpus: Artifact) -> None:

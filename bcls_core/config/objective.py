@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from bcls_core.config.base import Section
 from bcls_core.config.label import MeasureName
@@ -46,7 +54,7 @@ class Related(Section):
     """Captions of other images that labels call relevant: not to be pushed away like the rest."""
 
     relevance: MeasureName
-    above: float = Field(description="in label units; of an own caption the label is 1")
+    above: float = Field(gt=-1, lt=1, description="in label units; of an own caption the label is 1")
     treat: Literal["positive", "ignore"] = Field(
         default="ignore", description="positive: as if it were the image's own; ignore: neither positive nor negative"
     )
@@ -193,6 +201,19 @@ class SoftLabelTerm(Term):
     highest: PositiveFloat | None = Field(default=None, description="0.99 for image-caption, else 1")
     teacher_tau: PositiveFloat = 1.0
 
+    @field_validator("between", mode="after")
+    @classmethod
+    def _in_one_order(cls, between: Any) -> Any:
+        sides = (between,) if isinstance(between, str) else between
+        return between if between == "image-caption" else tuple(sorted(sides, reverse=True))
+
+    @model_validator(mode="after")
+    def _names_what_it_reads(self) -> SoftLabelTerm:
+        for side, setting in (("image-image", "image_teacher"), ("caption-caption", "caption_teacher")):
+            if not self.is_cross_modal and side not in self.sides and getattr(self, setting) is not None:
+                raise ValueError(f"{setting} is not read between {', '.join(self.sides)}: leave it out")
+        return self
+
     @model_validator(mode="after")
     def _says_one_thing(self) -> SoftLabelTerm:
         if not self.sides or len(set(self.sides)) < len(self.sides):
@@ -244,10 +265,15 @@ class SoftLabelTerm(Term):
         )
 
 
+_WHERE = {"image_teacher": "image_teachers", "caption_teacher": "measures"}
+
+
 def _named_or_only(setting: str, named: str | None, there: list[str]) -> str:
-    shown = f"there {'is' if len(there) == 1 else 'are'} {', '.join(there) or 'none'}"
+    shown = f"there {'is' if len(there) <= 1 else 'are'} {', '.join(there) or 'none'}"
     if named is None and len(there) == 1:
         return there[0]
+    if named is None and not there:
+        raise ValueError(f"{setting}: {shown} (add one to label.{_WHERE[setting]})")
     if named is None:
         raise ValueError(f"{setting} must be named where there is not just one: {shown}")
     if named not in there:

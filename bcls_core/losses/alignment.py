@@ -27,6 +27,7 @@ from bcls_core.workers import Workers
 
 Mode = Literal["each", "add", "dot"]
 Side = Literal["image-image", "caption-caption"]
+_SIDES: tuple[Side, ...] = get_args(Side)
 
 
 def cross_modal_alignment_loss(
@@ -174,7 +175,7 @@ class UniModalAlignmentLoss(nn.Module):
 
     def __init__(
         self,
-        between: Sequence[Side] = get_args(Side),
+        between: Side | Sequence[Side] = _SIDES,
         *,
         student_tau: float = 0.45,
         learned: bool = True,
@@ -183,11 +184,12 @@ class UniModalAlignmentLoss(nn.Module):
         teacher_tau: float = 1.0,
     ) -> None:
         super().__init__()
+        between = (between,) if isinstance(between, str) else tuple(between)
         for side in between:
-            require_choice("between", side, get_args(Side))
+            require_choice("between", side, _SIDES)
         if not between or len(set(between)) < len(between):
             raise ConfigError(f"between: {list(between)}, expected image-image, caption-caption, or each of them once.")
-        self.between = tuple(between)
+        self.between = between
         for side in between:
             loss = SoftLabelLoss(student_tau, learned=learned, lowest=lowest, highest=highest, teacher_tau=teacher_tau)
             self.add_module(side, loss)
@@ -205,6 +207,8 @@ class UniModalAlignmentLoss(nn.Module):
         """
         found = {}
         for side in self.between:
+            if side not in scores_and_teachers:
+                raise ShapeError(f"{side}: missing, only {', '.join(scores_and_teachers) or 'nothing'} was given.")
             (loss,) = self.get_submodule(side)(*scores_and_teachers[side], workers=workers).values()
             found[str(side)] = loss / len(self.between)
         return found

@@ -125,6 +125,8 @@ def both_directions(
                     f"t2i_{name}: missing, though {name} and t2i_scores are given. "
                     "Pass it as a (captions, images) matrix."
                 )
+    if t2i_ignored is not None and ignored is None:
+        raise ShapeError("ignored: missing, though t2i_ignored is given. Pass both.")
     i2t = Direction(widened(scores), positives, labels, ignored)
     t2i = Direction(
         widened(flipped),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -53,11 +53,21 @@ class RepresentImages(LabelWorker):
         settings: ImageTeacherSettings,
         device: str = "cpu",
         earlier: str | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
     ) -> None:
+        """
+        Args:
+            fingerprint: of the teacher, as the label set's version has it; not compared if None.
+        """
         super().__init__(root, corpus, labels, earlier)
         self._name = teacher
         self._settings = settings
         self._device = device
+        if fingerprint is not None and dict(fingerprint) != self._fingerprint:
+            raise ModelError(
+                f"label.image_teachers.{teacher}: its files are not, on this machine, what they were when the job was "
+                "begun. Give all machines the same files, and run it again: what changed becomes another version."
+            )
 
     def __call__(self, piece: Piece) -> Record:
         shard = piece["shard"]
@@ -74,7 +84,8 @@ class RepresentImages(LabelWorker):
         if self._features is not None:
             return self._features.encode(names)
         column = self._corpus.read("features", shard, ["features"]).column("features").combine_chunks()
-        wide = column.flatten().to_numpy(zero_copy_only=False).reshape(len(names), -1).astype(np.float64)
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        wide = values.reshape(len(names), column.type.list_size).astype(np.float64)
         return unit_rows(wide, names, f"corpus {self._corpus.version} holds")
 
     @cached_property

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
@@ -114,7 +115,7 @@ def load_pretrained(folder: Path, config: Any, *, pooler: bool) -> torch.nn.Modu
                 output_loading_info=True,
                 **_pooler_option(config, pooler),
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: the weights cannot be loaded: {first_line(error)}\n"
             "  The folder must hold model.safetensors; pickled weights are not read: save them with save_pretrained."

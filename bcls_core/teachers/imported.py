@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ IMPORTED_VERSION = 1
 """Raised by hand whenever stored rows change."""
 
 _IDS, _FEATURES = "image_id", "features"
+_LISTS = (pa.types.is_list, pa.types.is_fixed_size_list, pa.types.is_large_list)
 _PICKLE_MARK = b"\x80"
 _PICKLED = (
     "{file}: holds pickled Python objects, which can run code when they are read, so it is not. Where it is trusted, "
@@ -65,7 +67,8 @@ class ImportedFeatures:
         lacking = [name for name, reason in zip(image_ids, reasons, strict=True) if reason is not None]
         if lacking:
             raise CorpusError(
-                f"{self._file}: has no features of {len(lacking)} of {len(image_ids)} images, first {lacking[0]!r}. "
+                f"{self._file}: has no features of {len(lacking)} of {len(image_ids)} images of a shard, first "
+                f"{lacking[0]!r}. "
                 "Add them, or ingest a corpus without these images."
             )
         return unit_rows(wide.astype(np.float64), image_ids, f"{self._file} holds")
@@ -93,7 +96,7 @@ def _open(file: Path, ids: Path | None) -> _Table:
     if file.suffix == ".npz":
         return FeatureFile(file)
     if file.suffix == ".npy" and ids is not None:
-        return _Vectors(file, ids.read_text("utf-8").splitlines(), _npy(file))
+        return _Vectors(file, _lines(ids), _npy(file))
     if file.suffix in (".parquet", ".pq"):
         return _Vectors(file, *_parquet(file))
     raise CorpusError(
@@ -123,29 +126,45 @@ class _Vectors:
         return taken, reasons
 
 
+def _lines(ids: Path) -> list[str]:
+    try:
+        text = ids.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{ids}: is not UTF-8 ({error}). Save the ids as UTF-8, one a line.") from error
+    return [line.strip() for line in text.removesuffix("\n").split("\n")]  # and not at what else may end a line
+
+
 def _npy(file: Path) -> NDArray[Any]:
     try:
         vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         with file.open("rb") as handle:
             begins = handle.read(1)
         # numpy says of any other file that it may be a pickle.
         if begins == _PICKLE_MARK or "objects" in str(error) or "Object" in str(error):
             raise CorpusError(_PICKLED.format(file=file)) from error
         raise CorpusError(f"{file}: cannot be read as an .npy file ({error}). Write it with np.save.") from error
+    if not isinstance(vectors, np.ndarray):
+        raise CorpusError(f"{file}: is an archive of arrays. Rename it to .npz, with arrays {_IDS} and {_FEATURES}.")
     return _checked(file, vectors)
 
 
 def _parquet(file: Path) -> tuple[list[str], NDArray[Any]]:
     try:
+        held = pq.read_schema(file).names
+        if absent := [name for name in (_IDS, _FEATURES) if name not in held]:
+            raise CorpusError(
+                f"{file}: has no column {' and no column '.join(absent)}, only {', '.join(held)}. Write image ids as "
+                f"{_IDS} and their vectors as {_FEATURES}."
+            )
         table = pq.read_table(file, columns=[_IDS, _FEATURES])
     except (pa.ArrowException, OSError) as error:
-        raise CorpusError(
-            f"{file}: cannot be read as Parquet with columns {_IDS} and {_FEATURES} ({error}). Write it so."
-        ) from error
+        raise CorpusError(f"{file}: cannot be read as Parquet ({error}). Write it again.") from error
     column = table[_FEATURES].combine_chunks()
-    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)) or column.null_count:
-        raise CorpusError(f"{file}: {_FEATURES} is a column of {column.type}, expected lists of numbers without nulls.")
+    if not any(test(column.type) for test in _LISTS):
+        raise CorpusError(f"{file}: {_FEATURES} is a column of {column.type}. Write lists of floats, one an image.")
+    if nulls := column.null_count + table[_IDS].null_count:
+        raise CorpusError(f"{file}: {nulls} of its ids and vectors are null. Leave such images out.")
     lengths = set(column.value_lengths().to_pylist())
     values = column.flatten().to_numpy(zero_copy_only=False)
     if len(lengths) != 1 or len(values) != len(column) * max(lengths):
@@ -156,6 +175,7 @@ def _parquet(file: Path) -> tuple[list[str], NDArray[Any]]:
 def _checked(file: Path, vectors: NDArray[Any]) -> NDArray[Any]:
     if vectors.ndim != 2 or vectors.dtype.kind != "f" or 0 in vectors.shape:
         raise CorpusError(
-            f"{file}: holds an array of shape {vectors.shape} of {vectors.dtype}, expected (images, dimension) floats."
+            f"{file}: holds an array of shape {vectors.shape} of {vectors.dtype}, expected (images, dimension) floats. "
+            "Write it as np.asarray(vectors, dtype=np.float32)."
         )
     return vectors

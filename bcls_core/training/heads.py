@@ -56,9 +56,10 @@ def encoding_dims(sides: Mapping[str, Tensor]) -> dict[str, int]:
         ConfigError: a side's encodings are no vectors.
     """
     for side, encodings in sides.items():
-        if encodings.ndim != 2:
+        if not isinstance(encodings, Tensor) or encodings.ndim != 2:
+            found = f"of shape {tuple(encodings.shape)}" if isinstance(encodings, Tensor) else f"as {type(encodings)}"
             raise ConfigError(
                 f"train.objective: soft-label between {side} needs a vector for each of the student's "
-                f"{_SIDES[side]}, found encodings of shape {tuple(encodings.shape)}. Leave {side} out."
+                f"{_SIDES[side]}, found encodings {found}. Leave {side} out."
             )
     return {side: encodings.shape[1] for side, encodings in sides.items()}

@@ -251,7 +251,7 @@ class Trainer:
         return values, float(stops) > 0, float(looks) > 0
 
     def _clip_gradients(self) -> Tensor:
-        parameters, most = self._student.parameters(), self._settings.clip_norm
+        parameters, most = [*self._student.parameters(), *self._objective.heads.parameters()], self._settings.clip_norm
         if is_sharded(self._student):
             return clip_gradients(parameters, most, self._workers)
         return nn.utils.clip_grad_norm_(parameters, most)

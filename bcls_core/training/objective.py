@@ -88,6 +88,7 @@ class Objective(nn.Module):
     Attributes:
         measures: the relevance measures whose labels it reads.
         image_teachers, caption_teachers: what it reads of teachers.
+        heads: for scores within a side.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Objective(nn.Module):
         self._terms = tuple(terms)
         self._losses = nn.ModuleList(_build(term, gaps) for term in terms)
         self._teachers = list(teachers or [(None, None)] * len(terms))
-        self._heads = UniModalHeads({side: dims[side] for side in sides_within(terms)}, seed)
+        self.heads = UniModalHeads({side: dims[side] for side in sides_within(terms)}, seed)
         self.measures: frozenset[str] = frozenset(one for term in terms for one in term.measures().values())
         images, captions = zip(*self._teachers, strict=True)
         self.image_teachers: frozenset[Teaching] = frozenset(one for one in images if one is not None)
@@ -154,7 +155,7 @@ class Objective(nn.Module):
             both = {"image_teacher": images, "caption_teacher": captions}
             return {"scores": pairs.scores, "t2i_scores": pairs.t2i_scores, **both}
         said = {"image-image": images, "caption-caption": captions}
-        scored = {side: (self._heads.scores(side, *pairs.encodings[side]), said[side]) for side in term.sides}
+        scored = {side: (self.heads.scores(side, *pairs.encodings[side]), said[side]) for side in term.sides}
         return {"scores_and_teachers": scored}
 
     @torch.no_grad()

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcls_core.config import load_recipe
+from bcls_core.config import DescriptorTeacherSettings, load_recipe
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, CorpusError, ModelError, StoreError
 from bcls_core.similarity import ImageSimilarity, LabelSetRelevance, image_teachers_of
 from bcls_core.similarity.corpus_soft_labels import corpus_soft_labels_of_captions, corpus_soft_labels_of_images
+from bcls_core.similarity.image_labels import RepresentImages, image_fingerprint
 from bcls_core.store import Artifact
 from bcls_core.teachers.descriptors import Descriptors
 from bcls_core.teachers.image import ImageTeacher
 from bcls_core.training.batches import Teaching
 from bcls_core.training.teaching import TeacherSource
-from flows import determinants, recipes
+from flows import determinants, lineage, recipes
 from flows.context import Context
 from flows.ingest import ingest
 from flows.label import label
@@ -151,7 +152,7 @@ def test_a_teacher_that_fails_publishes_nothing(ground: Ground, tmp_path: Path, 
         ground.labels(given)
     assert ground.published() == before
     np.savez(tmp_path / "v.npz", image_id=np.array(ids[1:]), features=vectors[1:])
-    with pytest.raises(CorpusError, match=r"has no features of 1 of \d+ images, first"):
+    with pytest.raises(CorpusError, match=r"has no features of 1 of \d+ images of a shard, first"):
         ground.labels(given)
     assert ground.published() == before
 
@@ -213,7 +214,7 @@ def test_a_recipe_trains_on_its_teachers(ground: Ground) -> None:
     } <= told.keys()  # fmt: skip
     _, bare = ground.labels({}, "train.objective=[{loss: triplet}]")
     with pytest.raises(
-        ConfigError, match=r"train\.objective\[1\]: image_teacher.*there are none, in the label set and"
+        ConfigError, match=r"train\.objective\[1\]: image_teacher: there is none \(add one .*, in labels \w+ and"
     ):
         train(context, recipe, corpus, bare)
 
@@ -252,6 +253,27 @@ def test_live_teachers_say_what_the_label_set_says(ground: Ground, tmp_path: Pat
     fingerprints = [one.manifest.fingerprint for one in made]
     assert "live teachers" not in fingerprints[0]
     assert sorted(fingerprints[1]["live teachers"]) == ["captions/minilm", "images/seen"]
+
+
+def test_labels_of_another_corpus_are_refused(ground: Ground) -> None:
+    """Though its images and captions have the same ids."""
+    _, labels = ground.labels({})
+    context, recipe = ground.setting({}, "ingest.seed=13")
+    corpus = ingest(context, recipe).artifact
+    with pytest.raises(
+        ConfigError, match=rf"labels {labels.version} were made from corpus \w+, and not from what corpus"
+    ):
+        lineage.find_labels(context, recipe, corpus, labels.version)
+
+
+def test_files_that_another_machine_does_not_have_stop_the_job(ground: Ground) -> None:
+    corpus, _ = ground.labels({})
+    places = str(ground.root), corpus.version, "0" * 16
+    ground.setting({})[0].store.draft("labels", "0" * 16)
+    looks = DescriptorTeacherSettings(kind="descriptors")
+    RepresentImages(*places, "looks", looks, fingerprint=image_fingerprint(looks))
+    with pytest.raises(ModelError, match=r"label\.image_teachers\.looks: its files are not, on this machine"):
+        RepresentImages(*places, "looks", looks, fingerprint={"version": 0})
 
 
 def softmax(values: Any) -> Any:
@@ -293,6 +315,11 @@ def test_lists_of_images_are_the_nearest_and_add_up(ground: Ground) -> None:
         assert spread["ids"][0] == rows.image_ids[row]
         assert sum(spread["probs"]) + spread["tail_mass"] == pytest.approx(1, abs=1e-5)
     _, without = ground.labels({"looks": {"kind": "descriptors"}}, "label.soft_labels=null", "label.neighbours=4")
+    context, recipe = ground.setting(
+        {"looks": {"kind": "descriptors"}}, "train.objective=[{loss: soft-label, labels: corpus}]"
+    )
+    with pytest.raises(ConfigError, match=r"corpus reads image_soft_labels/looks and soft_labels/cider, which labels"):
+        train(context, recipe, corpus, without)
     assert "image_neighbours/looks" in without.tables
     assert "image_soft_labels/looks" not in without.tables
     with pytest.raises(StoreError, match=r"has no image_soft_labels/looks. Set label\.soft_labels"):
@@ -340,7 +367,8 @@ def make_features() -> Callable[[Path], str]:
     def make(folder: Path) -> str:
         dice = np.random.default_rng(0)
         names = [f"{split}-{n}.jpg" for split, count in (("train", 20), ("val", 6)) for n in range(count)]
-        np.savez(folder / "v.npz", image_id=np.array(names), features=dice.normal(size=(26, 7)).astype(np.float32))
+        held = [name for name in names if name not in ("train-3.jpg", "train-4.jpg")]  # a shard is without rows
+        np.savez(folder / "v.npz", image_id=np.array(held), features=dice.normal(size=(24, 7)).astype(np.float32))
         images = [
             {"filename": name, "split": name.split("-")[0], "sentences": [{"raw": f"{name} is here", "sentid": n}]}
             for n, name in enumerate(names)
@@ -359,6 +387,7 @@ train:
     image: {{features: 7}}
     text: {{config: {{model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}}}}
   objective: [{{preset: cusa-released}}]
+runtime: {{shard_images: 1}}
 """
         (folder / "recipe.yaml").write_text(recipe)
         return str(folder / "recipe.yaml")

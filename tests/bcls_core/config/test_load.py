@@ -53,7 +53,10 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
         ("train.objective=[{loss: kendall, relevance: cider, gap: p100}]", "a percentile from p0 to p99"),
         ("train.objective=[{loss: triplet, tau: .inf}]", "train.objective[0].tau"),
         ("train.objective=[{loss: ladder, relevance: cider, thresholds: [.nan]}]", "thresholds[0]"),
-        ("train.objective=[{loss: soft-label}]", "train.objective[0]: image_teacher must be named where there is not"),
+        (
+            "train.objective=[{loss: soft-label}]",
+            "train.objective[0]: image_teacher: there is none (add one to label.image",
+        ),
         ("train.objective=[{preset: cusa}]", "preset"),
         ("train.objective=[{preset: cusa-released, alpha: 1}]", "give alpha and beta, or neither"),
         ("label.image_teachers={a: {kind: features, file: v.npy}}", "v.npy holds no image ids"),
@@ -104,6 +107,8 @@ def test_the_released_weights_of_cusa_are_its_own_times_its_batch() -> None:
     assert [term.weight for term in other.train.objective] == [1, 10, 20]
     sgr = recipe_with(looks, "train.objective=[{preset: cusa-released, backbone: sgr}]")
     assert [term.weight for term in sgr.train.objective] == pytest.approx([1, 76.8, 96])
+    saf = recipe_with(looks, "train.objective=[{preset: cusa-released, backbone: saf}]")
+    assert [term.weight for term in saf.train.objective] == pytest.approx([1, 128, 96])
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("coco-clip-cusa", 30), ("flickr30k-clip-cusa", 40)])

@@ -239,6 +239,8 @@ def test_what_does_not_fit_is_refused() -> None:
         cross_modal_alignment_loss(scores, images, captions[:, :6], student_tau=0.45)
     with pytest.raises(ShapeError, match="pass t2i_scores"):
         cross_modal_alignment_loss(scores[:3], images[:3], captions[:3], student_tau=0.45)
+    with pytest.raises(ShapeError, match="caption-caption: missing, only image-image was given"):
+        UniModalAlignmentLoss()({"image-image": (scores, images)})
     broken = images.clone()
     broken[0, 1] = math.nan
     with pytest.raises(ShapeError, match="image_teacher: nan at row 0, column 1"):

@@ -171,6 +171,8 @@ def test_what_is_ignored_may_be_given_apart_and_must_fit(name: str) -> None:
     apart = {"t2i_scores": scores.T.clone(), "t2i_positives": positives.T.clone()}
     found = compute(name, scores, labels, positives, ignored=ignored, t2i_ignored=ignored.T.clone(), **apart)
     torch.testing.assert_close(found, compute(name, scores, labels, positives, ignored=ignored))
+    with pytest.raises(ShapeError, match="ignored: missing, though t2i_ignored is given"):
+        compute(name, scores, labels, positives, t2i_ignored=ignored)
     with pytest.raises(ShapeError, match="t2i_ignored: missing"):
         compute(name, scores, labels, positives, ignored=ignored, **apart)
     with pytest.raises(ShapeError, match=r"ignored: shape \(9, 8\)"):

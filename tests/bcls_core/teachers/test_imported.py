@@ -41,10 +41,20 @@ def test_vectors_are_found_by_id_and_made_unit_rows(tmp_path: Path, form: str) -
     np.testing.assert_allclose(rows, EXPECTED, atol=1e-3)
 
 
+def test_ids_may_come_from_other_systems(tmp_path: Path) -> None:
+    file, ids = save(tmp_path, "npy")
+    assert ids is not None
+    ids.write_bytes("\ufeffa.jpg\r\nb\u2028.jpg \r\nc.jpg\r\n".encode())
+    np.testing.assert_allclose(ImportedFeatures(file, ids).encode(["b\u2028.jpg", "a.jpg"]), EXPECTED[:2], atol=1e-3)
+    large = pa.array(list(VECTORS), type=pa.large_list(pa.float32()))
+    pq.write_table(pa.table({"image_id": IDS, "features": large}), tmp_path / "large.parquet")
+    np.testing.assert_allclose(ImportedFeatures(tmp_path / "large.parquet").encode(ORDER), EXPECTED, atol=1e-3)
+
+
 @pytest.mark.parametrize("form", ["npz", "npy", "parquet"])
 def test_images_without_vectors_are_counted_and_named(tmp_path: Path, form: str) -> None:
     features = ImportedFeatures(*save(tmp_path, form))
-    with pytest.raises(CorpusError, match=r"has no features of 2 of 3 images, first 'x.jpg'"):
+    with pytest.raises(CorpusError, match=r"has no features of 2 of 3 images of a shard, first 'x.jpg'"):
         features.encode(["a.jpg", "x.jpg", "y.jpg"])
 
 
@@ -75,7 +85,9 @@ def test_pickled_objects_are_refused_with_the_way_out(tmp_path: Path) -> None:
         ("npy", IDS, VECTORS[0], r"shape \(3,\) of float32, expected \(images, dimension\)"),
         ("npy", IDS, VECTORS.astype(int), "of int64, expected"),
         ("parquet", IDS, [[1.0], [1.0, 2.0], [3.0]], r"lists of lengths \[1, 2\]"),
-        ("parquet", IDS, [[1.0], None, [3.0]], "without nulls"),
+        ("parquet", IDS, [[1.0], None, [3.0]], "1 of its ids and vectors are null"),
+        ("parquet", ["a.jpg", None, None], VECTORS, "2 of its ids and vectors are null"),
+        ("npy", [], VECTORS[:0], r"shape \(0, 3\) of float32, expected .* np.asarray"),
     ],
 )
 def test_files_of_another_form_are_refused(
@@ -97,8 +109,16 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CorpusError, match="cannot be read"):
             ImportedFeatures(tmp_path / name, tmp_path / "ids.txt")
     pq.write_table(pa.table({"name": IDS}), tmp_path / "other.parquet")
-    with pytest.raises(CorpusError, match="columns image_id and features"):
+    with pytest.raises(CorpusError, match="has no column image_id and no column features, only name"):
         ImportedFeatures(tmp_path / "other.parquet")
+    archive, _ = save(tmp_path, "npz")
+    with pytest.raises(CorpusError, match=r"an archive of arrays. Rename it to \.npz"):
+        ImportedFeatures(archive.rename(tmp_path / "archive.npy"), tmp_path / "ids.txt")
+    file, ids = save(tmp_path, "npy")
+    assert ids is not None
+    ids.write_bytes("ä\nb\nc\n".encode("latin-1"))
+    with pytest.raises(CorpusError, match="is not UTF-8"):
+        ImportedFeatures(file, ids)
 
 
 def test_the_fingerprint_is_that_of_vectors_and_ids(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_what_labels_call_relevant_is_no_negative(loss: str, treat: str) -> None
     """Alone, and as two workers who see a rectangle a direction."""
     batch, relevances = pairs()
     scores, labels = batch.scores.detach(), relevances["cider"].i2t
+    labels[0, 1] = 0.7  # not above it
     objective = Objective([term(loss, related={"relevance": "cider", "above": 0.7, "treat": treat})], GAPS)
     assert objective.measures == {"cider"}
     (found,) = objective(batch, relevances).values()
@@ -132,11 +133,11 @@ def test_soft_labels_are_compared_with_the_teachers_they_name() -> None:
     )
     loss = CrossModalAlignmentLoss("dot", student_tau=0.3, teacher_tau=0.5)(pairs.scores, looks, words)
     assert list(found) == [
-        "loss/soft-label/image-caption-0", "loss/soft-label/caption-caption-1", "loss/soft-label/image-image-1",
+        "loss/soft-label/image-caption-0", "loss/soft-label/image-image-1", "loss/soft-label/caption-caption-1",
     ]  # fmt: skip
     torch.testing.assert_close(found["loss/soft-label/image-caption-0"], 12.8 * loss["image-caption"])
     for side, teacher in (("image-image", looks), ("caption-caption", words)):
-        head = objective._heads.get_submodule(side)
+        head = objective.heads.get_submodule(side)
         unit = torch.nn.functional.normalize(head(pairs.encodings[side][0]), dim=1)
         expected = soft_label_loss(unit @ unit.T, teacher, student_tau=0.45)
         torch.testing.assert_close(found[f"loss/soft-label/{side}-1"], 64 * expected / 2)
@@ -167,8 +168,8 @@ def test_heads_are_those_of_the_seed_and_of_the_sides_that_are_asked_for() -> No
     assert all(torch.equal(value, again[name]) for name, value in one.items())
     assert not all(torch.equal(value, other[name]) for name, value in one.items())
     assert {name.split(".")[1] for name in one} == {"image-image"}
-    assert heads(0, "image-image", "caption-caption")["_heads.image-image.1.weight"].equal(
-        one["_heads.image-image.1.weight"]
+    assert heads(0, "image-image", "caption-caption")["heads.image-image.1.weight"].equal(
+        one["heads.image-image.1.weight"]
     )
 
 
@@ -179,7 +180,7 @@ def test_heads_are_those_of_the_seed_and_of_the_sides_that_are_asked_for() -> No
             {},
             [],
             [],
-            "image_teacher must be named where there is not just one: there are none, in labels and train.live",
+            r"image_teacher: there is none \(add one to label.image_teachers\), in labels and train.live",
         ),
         ({}, ["a", "b"], [], "image_teacher must be named where there is not just one: there are a, b"),
         ({}, ["a"], ["b"], "image_teacher must be named where there is not just one: there are a, b"),
@@ -214,6 +215,12 @@ def test_a_side_without_vectors_has_no_scores_within() -> None:
         ({"loss": "soft-label", "between": "image-image", "mode": "add"}, "add joins teachers across image-caption"),
         ({"loss": "soft-label", "between": ["image-image", "image-image"]}, "each at most once"),
         ({"loss": "soft-label", "between": []}, "each at most once"),
+        (
+            {"loss": "soft-label", "between": "image-image", "caption_teacher": "x"},
+            "caption_teacher is not read between",
+        ),
+        ({"loss": "triplet", "related": {"relevance": "cider", "above": -5}}, "greater than -1"),
+        ({"loss": "triplet", "related": {"relevance": "cider", "above": 1.0}}, "less than 1"),
         ({"loss": "info-nce", "tau": 0.5}, "between lowest=0.01 and highest=0.1"),
         ({"loss": "kendall", "relevance": "cider", "window": 4}, "choose dead-zone or local"),
         ({"loss": "kendall", "relevance": "cider", "sampling": "local"}, "window of at least 2"),
