@@ -21,7 +21,7 @@ from bcls_core.teachers.descriptors import Descriptors
 from bcls_core.teachers.image import ImageTeacher
 from bcls_core.training.batches import Teaching
 from bcls_core.training.teaching import TeacherSource
-from flows import determinants, lineage, recipes
+from flows import determinants, lineage, preflight, recipes
 from flows.context import Context
 from flows.ingest import ingest
 from flows.label import label
@@ -264,6 +264,27 @@ def test_labels_of_another_corpus_are_refused(ground: Ground) -> None:
         ConfigError, match=rf"labels {labels.version} were made from corpus \w+, and not from what corpus"
     ):
         lineage.find_labels(context, recipe, corpus, labels.version)
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("label.image_teachers={t: {kind: vision, model: /none/x}}", "label.image_teachers.t.model: /none/x is not"),
+        (
+            "label.image_teachers={t: {kind: features, file: /none.npz}}",
+            "label.image_teachers.t.file: /none.npz is no file",
+        ),
+        (
+            "train.live_teachers={images: {t: {kind: vision, model: /none/x}}}",
+            "train.live_teachers.images.t.model: /none/x is not",
+        ),
+        ("train.student={kind: clip, model: /none/x}", "train.student.model: /none/x is not"),
+    ],
+)
+def test_what_is_missing_is_found_before_any_work(setting: str, place: str) -> None:
+    recipe = load_recipe(recipes.find("demo"), [setting])
+    with pytest.raises(ConfigError, match=place):
+        preflight.check_models(recipe, label=True, train=True)
 
 
 def test_files_that_another_machine_does_not_have_stop_the_job(ground: Ground) -> None:

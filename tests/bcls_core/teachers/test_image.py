@@ -164,6 +164,9 @@ def test_a_folder_without_weights_is_refused(vit: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="the weights cannot be loaded"):
         ImageTeacher(str(folder))
+    (folder / "model.safetensors").write_bytes((vit / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(ModelError, match="the weights cannot be loaded"):
+        ImageTeacher(str(folder))
 
 
 def test_a_model_that_gives_nan_is_named_with_its_picture(vit: Path, tmp_path: Path) -> None:
