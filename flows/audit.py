@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bcls_core.audit import Audit, AuditSettings, Overlap, audit
 from bcls_core.config import Recipe
-from bcls_core.errors import ConfigError, UnknownArtifactError
+from bcls_core.errors import UnknownArtifactError
 from bcls_core.report.audit_page import render_audit_page, share
 from bcls_core.store import Artifact
 from flows import lineage
@@ -67,12 +67,6 @@ def _labels(
         if version is not None:
             raise
         return None, ["no label set of this recipe yet: captions were compared as text only (bcls label makes one)"]
-    made_from = labels.manifest.parents.get("corpus")
-    if made_from != corpus.version:
-        raise ConfigError(
-            f"label set {labels.version} was made from corpus {made_from}, not from {corpus.version}. "
-            "Name labels and corpus that belong together."
-        )
     return labels, []
 
 

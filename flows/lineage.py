@@ -48,7 +48,7 @@ def require_of_corpus(labels: Artifact, corpus: Artifact) -> None:
     if labels.manifest.fingerprint.get("corpus") != corpus.content_digest:
         other = labels.manifest.parents.get("corpus", "unknown")
         raise ConfigError(
-            f"labels {labels.version} were made from corpus {other}, and not from what corpus {corpus.version} holds. "
+            f"label set {labels.version} was made from corpus {other}, not from what corpus {corpus.version} holds. "
             "Name labels of this corpus, or label it: bcls label"
         )
 

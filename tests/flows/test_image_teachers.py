@@ -260,9 +260,7 @@ def test_labels_of_another_corpus_are_refused(ground: Ground) -> None:
     _, labels = ground.labels({})
     context, recipe = ground.setting({}, "ingest.seed=13")
     corpus = ingest(context, recipe).artifact
-    with pytest.raises(
-        ConfigError, match=rf"labels {labels.version} were made from corpus \w+, and not from what corpus"
-    ):
+    with pytest.raises(ConfigError, match=rf"set {labels.version} was made from corpus \w+, not from what corpus"):
         lineage.find_labels(context, recipe, corpus, labels.version)
 
 
