@@ -45,6 +45,15 @@ class ConfiguredTextTower(ConfiguredTower):
     max_tokens: PositiveInt = 48
 
 
+class GruTextTower(Section):
+    """Word vectors and a GRU that reads both ways, from random weights; its tokenizer is built as that of the above."""
+
+    gru: PositiveInt = Field(description="length of a state, and so of a caption's vector")
+    words: PositiveInt = Field(default=300, description="length of a word's vector")
+    vocabulary: PositiveInt = Field(default=8192, description="most words the tokenizer keeps")
+    max_tokens: PositiveInt = 48
+
+
 class GivenImageFeatures(Section):
     """No tower: the image side is a projection of the features that the corpus was made from."""
 
@@ -54,7 +63,8 @@ class GivenImageFeatures(Section):
 def _tower_kind(value: Any) -> str:
     """Told apart by their keys, so that an error speaks of one kind of tower and not of both."""
     keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return "configured" if "config" in keys else "given" if "features" in keys else "pretrained"
+    kinds = {"config": "configured", "features": "given", "gru": "gru"}
+    return next((kind for key, kind in kinds.items() if key in keys), "pretrained")
 
 
 ImageTowerSettings = Annotated[
@@ -64,7 +74,9 @@ ImageTowerSettings = Annotated[
     Discriminator(_tower_kind),
 ]
 TextTowerSettings = Annotated[
-    Annotated[PretrainedTower, Tag("pretrained")] | Annotated[ConfiguredTextTower, Tag("configured")],
+    Annotated[PretrainedTower, Tag("pretrained")]
+    | Annotated[ConfiguredTextTower, Tag("configured")]
+    | Annotated[GruTextTower, Tag("gru")],
     Discriminator(_tower_kind),
 ]
 

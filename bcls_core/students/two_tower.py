@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bcls_core.config.student import ConfiguredTextTower, GivenImageFeatures, TwoTowerStudent
+from bcls_core.config.student import ConfiguredTextTower, GivenImageFeatures, GruTextTower, TwoTowerStudent
 from bcls_core.errors import ModelError
 from bcls_core.students.base import Batch, Student
 from bcls_core.students.given_features import GivenFeatures
-from bcls_core.students.preprocess import ImagePreprocessor, NoImages, Preprocessor
+from bcls_core.students.gru_tower import GruTower
+from bcls_core.students.preprocess import CaptionPreprocessor, ImagePreprocessor, NoImages, Preprocessor
 from bcls_core.students.tokenizer import build_tokenizer
 from bcls_core.students.towers import Tower, image_tower, restore_tower, text_tower
 from bcls_core.teachers.lanes import records_states
@@ -31,12 +32,12 @@ class TwoTower(Student):
         self,
         settings: dict[str, Any],
         preprocessor: Preprocessor,
-        towers: tuple[Tower | GivenFeatures, Tower] | None = None,
+        towers: tuple[Tower | GivenFeatures, Tower | GruTower] | None = None,
     ) -> None:
         super().__init__(settings, preprocessor)
         self.image_tower, self.text_tower = towers or (
             _restore_image_side(settings["image"]),
-            restore_tower(settings["text"], "text"),
+            _restore_text_side(settings["text"]),
         )
         head = (settings["dim"], settings["projection"], settings["dropout"])
         self.image_projection = projection(self.image_tower.dim, *head)
@@ -51,10 +52,16 @@ class TwoTower(Student):
         """
         image, images = _image_side(recipe)
 
-        def make_tokenizer(text: ConfiguredTextTower) -> Any:
+        def make_tokenizer(text: ConfiguredTextTower | GruTextTower) -> Any:
             return build_tokenizer(captions, vocabulary=text.vocabulary, max_tokens=text.max_tokens)
 
-        text, texts = text_tower(recipe.text, make_tokenizer)
+        text: Tower | GruTower
+        if isinstance(recipe.text, GruTextTower):
+            tokenizer = make_tokenizer(recipe.text)
+            text = GruTower(len(tokenizer), recipe.text.words, recipe.text.gru)
+            texts = CaptionPreprocessor(tokenizer, recipe.text.max_tokens)
+        else:
+            text, texts = text_tower(recipe.text, make_tokenizer)
         heads = {"dim": recipe.dim, "projection": recipe.projection, "dropout": recipe.dropout}
         settings = {**heads, "image": image.describe(), "text": text.describe()}
         return cls(settings, Preprocessor(images, texts), (image, text))
@@ -95,7 +102,7 @@ class TwoTower(Student):
     def frozen_caption_features(self, prepared: Batch) -> Tensor:
         return self._frozen_features(self.text_tower, prepared)
 
-    def _project(self, head: nn.Module, tower: Tower | GivenFeatures, batch: Batch) -> Tensor:
+    def _project(self, head: nn.Module, tower: Tower | GivenFeatures | GruTower, batch: Batch) -> Tensor:
         features = batch["features"].to(next(head.parameters()).dtype) if "features" in batch else tower(batch)
         if features.ndim != 2 or features.shape[1] != tower.dim:
             raise ModelError(
@@ -104,7 +111,7 @@ class TwoTower(Student):
             )
         return functional.normalize(head(features), dim=-1)
 
-    def _frozen_features(self, tower: Tower | GivenFeatures, prepared: Batch) -> Tensor:
+    def _frozen_features(self, tower: Tower | GivenFeatures | GruTower, prepared: Batch) -> Tensor:
         if not tower.frozen:
             raise ModelError(
                 f"the {tower.side} tower is trained: its outputs change.\n  Encode the inputs themselves in each step."
@@ -121,6 +128,10 @@ def _image_side(recipe: TwoTowerStudent) -> tuple[Tower | GivenFeatures, ImagePr
 
 def _restore_image_side(described: dict[str, Any]) -> Tower | GivenFeatures:
     return GivenFeatures(described["features"]) if "features" in described else restore_tower(described, "image")
+
+
+def _restore_text_side(described: dict[str, Any]) -> Tower | GruTower:
+    return GruTower(**described["gru"]) if "gru" in described else restore_tower(described, "text")
 
 
 def projection(width: int, dim: int, kind: str, dropout: float) -> nn.Module:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from bcls_core.config import AugmentSettings, ClipStudent, CustomStudent
+from bcls_core.config import AugmentSettings, ClipStudent, CustomStudent, GruTextTower
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, CorpusError, StoppedError
 from bcls_core.store import Artifact
@@ -99,8 +99,9 @@ def test_a_stopped_training_continues_exactly(ground: Any, undisturbed: Artifact
         {"student": "dropout"},
         {"objective": cusa(), "mini_batch_size": 9, "average": 0.8},
         {"objective": cusa(), "student": CLIP},
+        {"student": "gru", "mini_batch_size": 9},
     ],
-    ids=["plain", "average of the weights, gradient cache", "dropout", "heads of soft labels", "dual encoder"],
+    ids=["plain", "average of the weights, gradient cache", "dropout", "heads of soft labels", "dual encoder", "gru"],
 )
 def test_a_training_stopped_at_any_step_continues_exactly(ground: Any, changes: dict[str, Any]) -> None:
     """Stopped over and over: after some steps of each attempt, in the middle of epochs and at their ends."""
@@ -108,6 +109,9 @@ def test_a_training_stopped_at_any_step_continues_exactly(ground: Any, changes: 
     if changes.get("student") == "dropout":
         student = ground.recipe.train.student
         changes["student"] = student.model_copy(update={"dropout": 0.3})
+    if changes.get("student") == "gru":
+        student = ground.recipe.train.student
+        changes["student"] = student.model_copy(update={"text": GruTextTower(gru=16, words=12)})
     whole = ground.begin(f"whole-{len(str(changes))}", **changes)
     train(whole, Workers(), ignore)
     job = ground.begin(f"pieces-{len(str(changes))}", **changes)
