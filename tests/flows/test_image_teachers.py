@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bcls_core.config import DescriptorTeacherSettings, load_recipe
@@ -180,12 +182,14 @@ def test_what_the_corpus_does_not_hold_is_refused_at_once(ground: Ground) -> Non
 
 
 def damage(labels: Artifact, table: str) -> None:
+    """Other rows in a file that is otherwise in order, so that only its checksum tells."""
     entry = next(entry for entry in labels.manifest.files if entry.path.startswith(table))
     path = Path(labels.url.removeprefix("file://")) / entry.path
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x40
+    whole = pq.read_table(path)
     path.unlink()  # other versions may have the same file
-    path.write_bytes(bytes(data))
+    values = whole.column_names.index("embedding" if "embedding" in whole.column_names else "weights")
+    swapped = whole.column(values).take(pa.array(range(whole.num_rows))[::-1])
+    pq.write_table(whole.set_column(values, whole.schema.field(values), swapped), path)
 
 
 @pytest.mark.parametrize("table", ["image_embeddings/looks", "caption_tfidf/cider"])
@@ -316,6 +320,21 @@ def test_soft_labels_of_the_whole_corpus_fall_upon_a_batch(ground: Ground) -> No
         said = LabelSetRelevance(labels, "cider", split).matrix(ids, ids).astype(np.float64)
         found = softmax(corpus_soft_labels_of_captions(labels, "cider", rows).matrix(captions, captions))
         np.testing.assert_allclose(found, softmax(said / 0.05), atol=1e-5)
+
+
+def test_what_is_not_listed_has_an_even_part_of_what_is_left(ground: Ground) -> None:
+    """Of a caption, the other captions of its image are not among those that share it."""
+    corpus, labels = ground.labels({"looks": {"kind": "descriptors"}}, "label.neighbours=5")
+    rows = CorpusRows(corpus, "train")
+    lists = [row for shard in rows.shards for row in labels.read("soft_labels/cider", shard).to_pylist()]
+    every = np.arange(rows.caption_count)
+    found = np.exp(corpus_soft_labels_of_captions(labels, "cider", rows).matrix(every, every))
+    for row, one in zip(every, lists, strict=True):
+        own = rows.captions_of(rows.caption_image[row])
+        left = rows.caption_count - len(own) - (len(one["ids"]) - 1)
+        unlisted = ~np.isin(rows.caption_ids, one["ids"]) & ~np.isin(every, own)
+        np.testing.assert_allclose(found[row][unlisted], one["tail_mass"] / left, rtol=1e-4)
+        assert unlisted.sum() == left
 
 
 def test_lists_of_images_are_the_nearest_and_add_up(ground: Ground) -> None:
