@@ -382,3 +382,20 @@ def test_the_model_is_that_of_the_best_epoch(ground: Any, monkeypatch: pytest.Mo
     model = load_file(published.local("model/model.safetensors"))
     assert all(torch.equal(value, weights[1][name]) for name, value in model.items())
     assert not all(torch.equal(value, weights[3][name]) for name, value in model.items())
+
+
+def test_heads_are_clipped_with_the_student(ground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so their gradients are in the norm that must be finite."""
+    trainer = Trainer(ground.begin("clipped", objective=cusa(), epochs=1), Workers())
+    clip, clipped = torch.nn.utils.clip_grad_norm_, set()
+
+    def noted(parameters: Any, most: float) -> Any:
+        given = list(parameters)
+        clipped.update(map(id, given))
+        return clip(given, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
+    trainer.run(ignore)
+    heads = {id(parameter) for parameter in trainer._objective.heads.parameters()}
+    assert len(heads) == 8
+    assert heads <= clipped

@@ -206,6 +206,9 @@ def test_teachers_that_are_not_there_are_named(
 def test_a_side_without_vectors_has_no_scores_within() -> None:
     with pytest.raises(ConfigError, match=r"between image-image needs a vector for each.*shape \(1, 36, 8\)"):
         encoding_dims({"image-image": torch.zeros(1, 36, 8)})
+    several: Any = (torch.zeros(1, 8), torch.zeros(1, 8))
+    with pytest.raises(ConfigError, match=r"between caption-caption needs a vector for each.*as <class 'tuple'>"):
+        encoding_dims({"caption-caption": several})
 
 
 @pytest.mark.parametrize(
