@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcls_core.config import EvaluateSettings, Recipe, RuntimeSettings, Split, load_recipe, load_runtime
+from bcls_core.config import EvaluateSettings, Recipe, RuntimeSettings, Split, load_methods, load_recipe, load_runtime
 from bcls_core.errors import BclsError, ConfigError
 from flows import preflight, recipes
 from flows.context import Context, absolute_root
@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 artifacts_app = typer.Typer(help="Versions of corpora, label sets and trainings.", no_args_is_help=True)
 app.add_typer(artifacts_app, name="artifacts")
+bench_app = typer.Typer(help="Comparisons that a recipe describes.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[str, typer.Option("-c", "--config", help="Recipe: a YAML file or a shipped name.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
@@ -115,9 +117,7 @@ def run(
 ) -> None:
     """Ingest, label, train, evaluate and register."""
     recipe, context = _recipe(config, overrides, root, local=local)
-    preflight.check_ingest(recipe)
-    preflight.check_models(recipe, label=True, train=True)
-    preflight.check_references(recipe.evaluate)
+    preflight.check_all(recipe)
     from flows import run as flow
 
     _show(flow.run(context, recipe), as_json)
@@ -314,6 +314,26 @@ def doctor(
     from flows import doctor as flow
 
     _show(flow.run(context, processes=processes), as_json)
+
+
+@bench_app.command("methods")
+def bench_methods(
+    config: ConfigOption = "flickr8k-methods",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method, from train.seed on.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed.")] = False,
+    overrides: SetOption = None,
+    root: RootOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recipe's methods with several seeds, and compare each with the first, with intervals."""
+    _, context = _recipe(config, overrides, root, local=local)
+    methods = load_methods(recipes.find(config), overrides or [])
+    for method in methods.values():
+        preflight.check_all(method)
+    from flows import bench as flow
+
+    _show(flow.run(context, methods, seeds=1 if quick else seeds), as_json)
 
 
 @artifacts_app.command("list")

@@ -20,6 +20,13 @@ from bcls_core.config import (
 from bcls_core.errors import ConfigError
 
 
+def check_all(recipe: Recipe) -> None:
+    """What every step of a recipe reads exists."""
+    check_ingest(recipe)
+    check_models(recipe, label=True, train=True)
+    check_references(recipe.evaluate)
+
+
 def check_ingest(recipe: Recipe) -> None:
     """The dataset's files exist."""
     if not isinstance(recipe.ingest, KarpathyIngest):

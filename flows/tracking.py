@@ -153,8 +153,12 @@ class Job:
         ]
         self.client.log_inputs(self.run_id, datasets=datasets)
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Mapping[str, str | int]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def name(self, name: str) -> None:
+        """What lists and charts call the run."""
+        self.client.update_run(self.run_id, name=name)
 
     def log_recipe(self, recipe: Recipe) -> None:
         """The resolved recipe without its runtime section, which may hold addresses with passwords in them."""

@@ -16,7 +16,7 @@ from bcls_core.config.label import (
     SoftLabelSettings,
     VisionTeacherSettings,
 )
-from bcls_core.config.load import load_recipe, load_runtime
+from bcls_core.config.load import load_methods, load_recipe, load_runtime
 from bcls_core.config.objective import (
     BinaryTerm,
     GradedTerm,
@@ -85,6 +85,7 @@ __all__ = [
     "TwoTowerStudent",
     "VisionTeacherSettings",
     "content_of",
+    "load_methods",
     "load_recipe",
     "load_runtime",
 ]

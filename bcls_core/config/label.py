@@ -57,6 +57,7 @@ class VisionTeacherSettings(Section):
     )
     revision: Annotated[str | None, RUNTIME] = None
     pooling: Literal["auto", "mean", "cls", "pooler"] = "auto"
+    regions: bool = Field(default=False, description="keep, beside it, a vector of each cell of the last map")
 
 
 class DescriptorTeacherSettings(Section):

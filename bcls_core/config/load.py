@@ -18,7 +18,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from bcls_core.config.base import Section
+from bcls_core.config.base import Section, content_of
 from bcls_core.config.recipe import Recipe, RuntimeSettings
 from bcls_core.errors import ConfigError
 
@@ -40,6 +40,7 @@ class _Layers(BaseSettings):
     evaluate: dict[str, Any] = {}
     registry: dict[str, Any] = {}
     runtime: dict[str, Any] = {}
+    methods: dict[str, Any] = {}
 
     @classmethod
     def settings_customise_sources(
@@ -75,7 +76,34 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: anything unknown, mistyped, missing or contradictory, all of it in one message.
     """
-    return _checked(Recipe, _merge(expand_variables(_read_yaml(path), str(path)), overrides, str(path)), str(path))
+    return _checked(Recipe, _tree(path, overrides), str(path))
+
+
+def load_methods(path: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
+    """Of each of a recipe's methods the recipe with that method's settings in the place of train's, key by key.
+
+    Raises:
+        ConfigError: as `load_recipe`, naming the method; fewer than two methods, or two that train the same.
+    """
+    tree = _tree(path, overrides)
+    methods = _checked(Recipe, tree, str(path)).methods
+    if len(methods) < 2:
+        raise ConfigError(
+            f"{path}: methods: found {len(methods)}, two or more are compared. Give each a name and what it has in the "
+            "place of the recipe's train, for instance  methods: {InfoNCE: {objective: [{loss: info-nce}]}, ...}"
+        )
+    found: dict[str, Recipe] = {}
+    for name, settings in methods.items():
+        own = {**tree, "train": {**tree.get("train", {}), **settings}, "methods": {}}
+        found[name] = _checked(Recipe, own, f"{path}, method {name}")
+        for other, earlier in found.items():
+            if other != name and content_of(earlier.train) == content_of(found[name].train):
+                raise ConfigError(f"{path}: methods {other} and {name} train the same. Leave one of them out.")
+    return found
+
+
+def _tree(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    return _merge(expand_variables(_read_yaml(path), str(path)), overrides, str(path))
 
 
 def load_runtime(overrides: Sequence[str] = ()) -> RuntimeSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +33,7 @@ def _not_reserved(alias: str) -> str:
 
 
 Alias = Annotated[RegistryName, AfterValidator(_not_reserved)]
+MethodName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 +-]{0,59}$")]
 
 
 class EvaluateSettings(Section):
@@ -119,6 +120,9 @@ class Recipe(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     registry: RegistrySettings = RegistrySettings()
     runtime: Annotated[RuntimeSettings, RUNTIME] = RuntimeSettings()
+    methods: Annotated[dict[MethodName, dict[str, Any]], RUNTIME] = Field(
+        default={}, description="what `bcls bench methods` compares: settings that stand in the place of those of train"
+    )
 
     @model_validator(mode="after")
     def _measures_that_are_read_exist(self) -> Recipe:

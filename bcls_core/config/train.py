@@ -62,6 +62,13 @@ class LiveTeachers(Section):
     images: dict[MeasureName, LiveImageTeacher] = Field(default={})
     captions: dict[MeasureName, EmbeddingMeasureSettings] = Field(default={})
 
+    @model_validator(mode="after")
+    def _keep_nothing(self) -> LiveTeachers:
+        for name, teacher in self.images.items():
+            if isinstance(teacher, VisionTeacherSettings) and teacher.regions:
+                raise ValueError(f"images.{name}.regions: what live teachers say is not kept; leave it out")
+        return self
+
 
 class TrainSettings(Section):
     student: StudentSettings

@@ -10,7 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bcls_core.config import DescriptorTeacherSettings, FeatureTeacherSettings, ImageTeacherSettings, LabelSettings
+from bcls_core.config import (
+    DescriptorTeacherSettings,
+    FeatureTeacherSettings,
+    ImageTeacherSettings,
+    LabelSettings,
+    VisionTeacherSettings,
+)
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import CorpusError, ModelError, StoreError
 from bcls_core.similarity.corpus_splits import splits_of
@@ -20,6 +26,7 @@ from bcls_core.similarity.label_tables import (
     IMAGE_NEIGHBOURS_SCHEMA,
     IMAGE_SOFT_LABELS_SCHEMA,
     image_embeddings_table,
+    image_regions_table,
 )
 from bcls_core.similarity.labels import LabelWorker, Piece, Record
 from bcls_core.similarity.measure import FloatArray, Found, IntArray
@@ -31,11 +38,12 @@ from bcls_core.teachers.embedding_cache import EmbeddingCache
 from bcls_core.teachers.image import ImageTeacher, Rows, Teacher, image_teacher_fingerprint, unit_rows
 from bcls_core.teachers.imported import ImportedFeatures, imported_fingerprint
 
-IMAGE_EMBEDDINGS, IMAGE_NEIGHBOURS = "image_embeddings", "image_neighbours"
+IMAGE_EMBEDDINGS, IMAGE_NEIGHBOURS, IMAGE_REGIONS = "image_embeddings", "image_neighbours", "image_regions"
 IMAGE_SOFT_LABELS = "image_soft_labels"
 Search = Callable[[IntArray], Found]
 
 _PIECE = 512  # pictures encoded between two writes to the cache
+_PIECE_NUMBERS = 4_000_000  # and as many numbers of them, where each has many
 
 
 class RepresentImages(LabelWorker):
@@ -76,6 +84,11 @@ class RepresentImages(LabelWorker):
             rows = self._imported(shard, images["image_id"].to_pylist())
         else:
             rows = self._encoded(shard, images)
+        if self._has_regions:
+            assert isinstance(self._teacher, ImageTeacher)  # noqa: S101 - as the settings say
+            rows, regions = self._teacher.split_regions(rows)
+            table = image_regions_table(images["image_id"], images["split"], regions)
+            self._draft.write_table(f"{IMAGE_REGIONS}/{self._name}", shard, table)
         table = image_embeddings_table(images["image_id"], images["split"], rows)
         self._draft.write_table(f"{IMAGE_EMBEDDINGS}/{self._name}", shard, table)
         return {"rows": table.num_rows}
@@ -104,8 +117,13 @@ class RepresentImages(LabelWorker):
             pictures = self._corpus.read("images", shard, ["image"]).column("image")
             return self._teacher.encode([pictures[place].as_py() for place in places], [names[p] for p in places])
 
-        rows = self._cache.rows(digests, make, piece=_PIECE)
+        piece = max(1, _PIECE_NUMBERS // self._teacher.dimension) if self._has_regions else _PIECE
+        rows = self._cache.rows(digests, make, piece=piece)
         return rows if rows.shape[1] else np.empty((0, self._teacher.dimension), dtype=np.float16)
+
+    @property
+    def _has_regions(self) -> bool:
+        return isinstance(self._settings, VisionTeacherSettings) and self._settings.regions
 
     @cached_property
     def _cache(self) -> EmbeddingCache:
@@ -123,7 +141,11 @@ class RepresentImages(LabelWorker):
             return Descriptors()
         assert not isinstance(settings, FeatureTeacherSettings)  # noqa: S101 - these encode nothing
         teacher = ImageTeacher(
-            settings.model, revision=settings.revision, pooling=settings.pooling, device=self._device
+            settings.model,
+            revision=settings.revision,
+            pooling=settings.pooling,
+            device=self._device,
+            regions=settings.regions,
         )
         if teacher.fingerprint != self._fingerprint:
             raise ModelError(
@@ -202,7 +224,9 @@ def image_fingerprint(settings: ImageTeacherSettings) -> dict[str, Any]:
         return descriptors_fingerprint()
     if isinstance(settings, FeatureTeacherSettings):
         return {} if settings.file is None else imported_fingerprint(settings.file, settings.ids)
-    return image_teacher_fingerprint(settings.model, revision=settings.revision, pooling=settings.pooling)
+    return image_teacher_fingerprint(
+        settings.model, revision=settings.revision, pooling=settings.pooling, regions=settings.regions
+    )
 
 
 def require_readable(name: str, settings: ImageTeacherSettings, corpus: Artifact) -> None:

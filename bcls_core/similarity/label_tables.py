@@ -79,6 +79,26 @@ def image_embeddings_table(image_ids: Any, splits: Any, rows: NDArray[np.float16
     return pa.table([image_ids, splits, values], schema=image_embeddings_schema(rows.shape[1]))
 
 
+def image_regions_table(image_ids: Any, splits: Any, regions: NDArray[np.float16]) -> pa.Table:
+    """Rows of `image_regions/TEACHER`, row-aligned with the corpus's `images`: a list of as many fp16 vectors of unit
+    length as the teacher's last map has cells, row by row of their grid.
+
+    Args:
+        image_ids, splits: Arrow columns, one entry a row.
+        regions: (images, cells, channels).
+    """
+    _, cells, channels = regions.shape
+    of_cells = pa.FixedSizeListArray.from_arrays(pa.array(regions.ravel()), channels)
+    schema = pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("regions", pa.list_(pa.list_(pa.float16(), channels), cells), nullable=False),
+        ]
+    )
+    return pa.table([image_ids, splits, pa.FixedSizeListArray.from_arrays(of_cells, cells)], schema=schema)
+
+
 IMAGE_NEIGHBOURS_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

@@ -77,6 +77,15 @@ class Tower(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return _pool(run_model(self.model, self.side, batch), self.pooling, batch.get("attention_mask"))
 
+    def with_regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(n, dim) pooled outputs, and (n, cells, channels) of the last map's cells, row by row of their grid.
+
+        Raises:
+            ModelError: the model's outputs are no grid over its pictures.
+        """
+        output = run_model(self.model, self.side, batch)
+        return _pool(output, self.pooling, None), _cells(output, self.model.config, batch["pixel_values"])
+
     def describe(self) -> dict[str, Any]:
         """JSON-able; `restore_tower` makes the same tower of it, its weights still to be loaded."""
         config = describe_config(self.model.config)
@@ -238,6 +247,21 @@ def _pool(output: Any, pooling: Pooling, attention_mask: Tensor | None) -> Tenso
         return states.mean(dim=1)
     shown = attention_mask.unsqueeze(-1).to(states.dtype)
     return (states * shown).sum(dim=1) / shown.sum(dim=1).clamp(min=1.0)
+
+
+def _cells(output: Any, config: Any, pixels: Tensor) -> Tensor:
+    states = cast(Tensor, output.last_hidden_state)
+    if states.ndim == 4:
+        return states.flatten(2).transpose(1, 2)
+    patch = getattr(config, "patch_size", None)
+    height, width = (patch, patch) if isinstance(patch, int) else patch or (0, 0)
+    cells = (pixels.shape[2] // height) * (pixels.shape[3] // width) if height and width else 0
+    if not 0 < cells <= states.shape[1]:
+        raise ModelError(
+            f"{type(config).__name__}: {states.shape[1]} outputs for pictures of {pixels.shape[3]} x {pixels.shape[2]} "
+            f"pixels in patches of {patch}: no grid.\n  Leave regions out, or use another model."
+        )
+    return states[:, states.shape[1] - cells :]  # what stands before them ([CLS], registers) is nowhere in the picture
 
 
 def _with_size(config: dict[str, Any], key: str, value: int, where: str) -> dict[str, Any]:

@@ -50,12 +50,18 @@ class ImageTeacher:
     model's own image processor and encoded in float32.
 
     Attributes:
-        dimension: numbers in a row.
+        dimension: numbers in a row of `encode`.
         fingerprint: all that determines the rows.
     """
 
     def __init__(
-        self, model: str, *, revision: str | None = None, pooling: Pooling = "auto", device: str = "cpu"
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        pooling: Pooling = "auto",
+        device: str = "cpu",
+        regions: bool = False,
     ) -> None:
         """
         Args:
@@ -63,9 +69,10 @@ class ImageTeacher:
             revision: branch, tag or commit of a hub model.
             pooling: `auto` takes the model's own pooled output where it has one, else [CLS], else the mean of its map.
             device: torch device.
+            regions: a row is the pooled vector and, behind it, each cell's of the last map, for `split_regions`.
         Raises:
-            ModelError: the model is missing, has no image processor, is not stored as safetensors, lacks weights, or
-                has nothing to pool so; says what to do.
+            ModelError: the model is missing, has no image processor, is not stored as safetensors, lacks weights, has
+                nothing to pool so, or no map; says what to do.
         """
         # Imported here: fingerprints are made before anything heavy is loaded.
         import torch
@@ -73,19 +80,31 @@ class ImageTeacher:
         from bcls_core.config.student import PretrainedTower
         from bcls_core.students.towers import image_tower
 
-        self.fingerprint = image_teacher_fingerprint(model, revision=revision, pooling=pooling)
+        self.fingerprint = image_teacher_fingerprint(model, revision=revision, pooling=pooling, regions=regions)
         tower, self._prepare = image_tower(PretrainedTower(model=model, revision=revision, pooling=pooling))
         self._name, self._device = model, torch.device(device)
         # Channels last is how convolutions on either device like their maps best.
         self._tower = tower.to(self._device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.dimension = tower.dim
+        self._grid = self._grid_of_an_example() if regions else (0, 0)
+        self.dimension = tower.dim + self._grid[0] * self._grid[1]
+
+    def _grid_of_an_example(self) -> tuple[int, int]:
+        """Cells of a picture's last map, and their channels."""
+        import torch
+        from PIL import Image
+
+        pixels = self._prepare([Image.new("RGB", (64, 64))])["pixel_values"]
+        with torch.inference_mode():
+            _, cells = self._tower.with_regions({"pixel_values": pixels.to(self._device)})
+        return cells.shape[1], cells.shape[2]
 
     def encode(self, images: Sequence[bytes], names: Sequence[str]) -> Rows:
-        """(images, dimension) rows of unit length, rounded to fp16.
+        """(images, dimension) rows, each vector in them of unit length, rounded to fp16.
 
         Raises:
             CorpusError: a picture cannot be decoded; names it.
-            ModelError: the model gives NaN, infinity or zero for a picture; names it.
+            ModelError: the model gives NaN or infinity for a picture, or zero for it as a whole, or another grid than
+                for others; names it.
         """
         size = BATCHES.get(self._device.type, BATCHES["cuda"])
         parts = [slice(start, start + size) for start in range(0, len(images), size)]
@@ -104,16 +123,49 @@ class ImageTeacher:
         prepared = [self._prepare([picture])["pixel_values"] for picture in load_all(images, names)]
         for place, pixels in enumerate(prepared):
             of_shape[tuple(pixels.shape)].append(place)
-        wide = np.empty((len(images), self.dimension))
+        cells, channels = self._grid
+        pooled = np.empty((len(images), self._tower.dim))
+        regions = np.empty((len(images), cells, channels))
         for places in of_shape.values():
             joint = torch.cat([prepared[place] for place in places])
+            batch = {"pixel_values": joint.to(self._device, memory_format=torch.channels_last)}
             with torch.inference_mode():
-                pooled = self._tower({"pixel_values": joint.to(self._device, memory_format=torch.channels_last)})
-            wide[places] = pooled.double().cpu().numpy()
-        return unit_rows(wide, names, f"model {self._name!r} gives")
+                if not cells:
+                    pooled[places] = self._tower(batch).double().cpu().numpy()
+                    continue
+                whole, parts = self._tower.with_regions(batch)
+            if parts.shape[1:] != self._grid:
+                raise ModelError(
+                    f"model {self._name!r} gives {parts.shape[1]} regions for image {names[places[0]]!r} and {cells} "
+                    "for others: its processor keeps the pictures' shape. Use one that does not, or leave regions out."
+                )
+            pooled[places], regions[places] = whole.double().cpu().numpy(), parts.double().cpu().numpy()
+        rows = unit_rows(pooled, names, f"model {self._name!r} gives")
+        return np.concatenate([rows, self._unit_regions(regions, names)], axis=1) if cells else rows
+
+    def _unit_regions(self, regions: NDArray[np.float64], names: Sequence[str]) -> Rows:
+        """(images, cells * channels); a cell of nothing but zeros stays one."""
+        flat = regions.reshape(len(names), -1)
+        if not np.isfinite(flat).all():
+            place = int(np.argmin(np.isfinite(flat).all(axis=1)))
+            raise ModelError(
+                f"model {self._name!r} gives regions that are not finite for image {names[place]!r}. Drop the image "
+                "from the corpus, or use another teacher."
+            )
+        peaks = np.abs(regions).max(axis=2, keepdims=True)
+        scaled = regions / np.where(peaks, peaks, 1.0)  # so that squares neither overflow nor vanish
+        norms = np.linalg.norm(scaled, axis=2, keepdims=True)
+        return (scaled / np.where(norms, norms, 1.0)).astype(np.float16).reshape(flat.shape)
+
+    def split_regions(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Rows of `encode` as (images, pooled) and (images, cells, channels)."""
+        own = self._tower.dim
+        return rows[:, :own], rows[:, own:].reshape(len(rows), *self._grid)
 
 
-def image_teacher_fingerprint(model: str, *, revision: str | None = None, pooling: Pooling = "auto") -> dict[str, Any]:
+def image_teacher_fingerprint(
+    model: str, *, revision: str | None = None, pooling: Pooling = "auto", regions: bool = False
+) -> dict[str, Any]:
     """All that determines a teacher's rows, read from its files without loading it.
 
     Raises:
@@ -125,6 +177,7 @@ def image_teacher_fingerprint(model: str, *, revision: str | None = None, poolin
         "revision": revision,
         "pooling": pooling,
         "batches": dict(BATCHES),
+        **({"regions": True} if regions else {}),
     }
 
 

@@ -15,7 +15,7 @@ import pytest
 from bcls_core.config import DescriptorTeacherSettings, load_recipe
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import BclsError, ConfigError, CorpusError, ModelError, StoreError
-from bcls_core.similarity import ImageSimilarity, LabelSetRelevance, image_teachers_of
+from bcls_core.similarity import ImageSimilarity, LabelSetRelevance, image_labels, image_teachers_of
 from bcls_core.similarity.corpus_soft_labels import corpus_soft_labels_of_captions, corpus_soft_labels_of_images
 from bcls_core.similarity.image_labels import RepresentImages, image_fingerprint
 from bcls_core.store import Artifact
@@ -105,6 +105,25 @@ def test_each_kind_of_teacher_writes_rows_of_every_image(ground: Ground, tmp_pat
             wide = expected.astype(np.float64)
             wide /= np.linalg.norm(wide, axis=1, keepdims=True)
             np.testing.assert_allclose(found, wide[asked] @ wide.T, atol=2e-4, err_msg=f"{name}, {split}")
+
+
+def test_regions_are_kept_row_by_row_of_the_images(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_labels, "_PIECE_NUMBERS", 5 * 272)  # five pictures at once
+    vit = str(build(tmp_path / "vit", "vit"))
+    corpus, labels = ground.labels({"grid": {"kind": "vision", "model": vit, "regions": True}})
+    _, plain = ground.labels({"grid": {"kind": "vision", "model": vit}})
+    assert "image_regions/grid" not in plain.tables
+    assert plain.manifest.tables["image_embeddings/grid"] == labels.manifest.tables["image_embeddings/grid"]
+    teacher = ImageTeacher(vit, regions=True)
+    for shard in range(len(corpus.parts("images"))):
+        held = corpus.read("images", shard, ["image_id", "split", "image"])
+        found = labels.read("image_regions/grid", shard)
+        assert found.select(["image_id", "split"]).equals(held.select(["image_id", "split"]))
+        _, expected = teacher.split_regions(teacher.encode(held["image"].to_pylist(), held["image_id"].to_pylist()))
+        values = found["regions"].combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
+        np.testing.assert_allclose(values.reshape(-1, 16, 16), expected, atol=2e-3)
 
 
 def test_teachers_determine_the_version_and_their_absence_does_not(ground: Ground) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from bcls_core.config import (
     Recipe,
     TwoTowerStudent,
     content_of,
+    load_methods,
     load_recipe,
     load_runtime,
 )
@@ -245,3 +247,54 @@ def test_sharded_towers_are_not_compiled() -> None:
     assert recipe_with("runtime.fsdp=true").runtime.fsdp
     with pytest.raises(ConfigError, match="compile=true and fsdp=true do not go together"):
         recipe_with("runtime.fsdp=true", "runtime.compile=true")
+
+
+TWO = "methods={a: {objective: [{loss: info-nce}]}, b: {objective: [{loss: siglip}], epochs: 9}}"
+
+
+def test_a_method_stands_in_the_place_of_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCLS__TRAIN__EPOCHS", "5")
+    found = load_methods(DEMO, [TWO, "train.seed=3"])
+    assert list(found) == ["a", "b"]
+    assert [method.train.objective[0].loss for method in found.values()] == ["info-nce", "siglip"]
+    assert [method.train.epochs for method in found.values()] == [5, 9]
+    recipe = recipe_with("train.seed=3")
+    for method in found.values():
+        assert method.model_copy(update={"train": recipe.train}) == recipe
+        assert method.train.seed == 3
+        assert content_of(method).keys() == content_of(recipe).keys()
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ("{}", "methods: found 0, two or more are compared"),
+        ("{a: {epochs: 3}}", "methods: found 1, two or more are compared"),
+        ("{a: {}, b: {epochs: 6}}", "methods a and b train the same"),
+        ("{a: {}, b: {epoch: 3}}", "method b: train.epoch: unknown key. Did you mean epochs?"),
+        (
+            "{a: {}, b: {objective: [{loss: kendall, relevance: mpnet}]}}",
+            "method b: train.objective[0].relevance names",
+        ),
+        ("{a: {}, b: 3}", "methods.b: Input should be a valid dictionary"),
+        ("{a: {}, b/c: {epochs: 3}}", "methods.b/c"),
+    ],
+)
+def test_wrong_methods_are_named(methods: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_methods(DEMO, [f"methods={methods}"])
+
+
+def test_the_shipped_methods_are_those_of_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCLS_DATA", str(tmp_path))
+    found = load_methods(recipes.find("flickr8k-methods"))
+    losses = {name: [term.loss for term in method.train.objective] for name, method in found.items()}
+    assert losses == {
+        "InfoNCE": ["info-nce"],
+        "hardest triplet": ["triplet"],
+        "soft-negative triplet": ["triplet"],
+        "soft-negative triplet + Kendall": ["triplet", "kendall"],
+        "BCLS with SW-HS": ["triplet", "kendall"],
+        "CUSA": ["info-nce", "soft-label", "soft-label"],
+        "BCLS + CUSA": ["info-nce", "soft-label", "soft-label", "triplet", "kendall"],
+    }

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoImageProcessor,
+    AutoModel,
     CLIPConfig,
     CLIPModel,
     Dinov2Config,
@@ -121,6 +122,56 @@ def test_real_weights_know_pictures_by_their_published_features(shared_data: Pat
     cosines = rows @ (features / np.linalg.norm(features, axis=1, keepdims=True)).T
     assert teacher.dimension == 1280
     np.testing.assert_array_equal(cosines.argmax(1), np.arange(40))
+
+
+@pytest.mark.parametrize(("kind", "before"), [("vit", 1), ("dinov2", 1), ("clip", 1), ("siglip", 0)])
+def test_regions_are_the_cells_of_the_last_map(tmp_path: Path, kind: str, before: int) -> None:
+    """Against `transformers` itself: 4 x 4 patches, behind what the model has before them."""
+    folder = build(tmp_path, kind)
+    teacher = ImageTeacher(str(folder), regions=True)
+    rows, regions = teacher.split_regions(teacher.encode(pictures(), names(5)))
+    np.testing.assert_array_equal(rows, ImageTeacher(str(folder)).encode(pictures(), names(5)))
+    assert regions.shape == (5, 16, 16)
+    assert regions.dtype == np.float16
+    whole = AutoModel.from_pretrained(folder).eval()
+    model = getattr(whole, "vision_model", whole)
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    for image, found in zip(pictures(), regions, strict=True):
+        inputs = processor(images=Image.open(BytesIO(image)), return_tensors="pt")
+        with torch.no_grad():
+            states = model(**inputs).last_hidden_state[0].double().numpy()
+        expected = states[before:]
+        np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=2e-3)
+
+
+@pytest.mark.needs("data")
+def test_regions_of_a_map_run_row_by_row(shared_data: Path) -> None:
+    """MobileNetV2's 7 x 7 cells, whose mean is its pooled output; what stands left in a picture stands left there."""
+    teacher = ImageTeacher(str(shared_data / "models" / "mobilenet_v2_1.0_224"), pooling="mean", regions=True)
+    left = np.zeros((224, 224, 3), dtype=np.uint8)
+    left[:, :32] = np.random.default_rng(0).integers(0, 256, (224, 32, 3))
+    blank, drawn = (encoded(Image.fromarray(picture)) for picture in (np.zeros_like(left), left))
+    rows, regions = teacher.split_regions(teacher.encode([blank, drawn], names(2)))
+    assert rows.shape == (2, 1280)
+    assert regions.shape == (2, 49, 1280)
+    moved = np.abs(np.diff(regions.astype(np.float64), axis=0)[0]).sum(1).reshape(7, 7)
+    assert (moved[:, 0] > 2 * moved[:, -1]).all()
+
+
+def test_regions_that_are_no_grid_or_not_finite_are_refused(vit: Path, tmp_path: Path) -> None:
+    folder = build(tmp_path / "dinov2", "dinov2")
+    processor = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}, "do_resize": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    teacher = ImageTeacher(str(folder), regions=True)
+    with pytest.raises(ModelError, match=r"gives 30 regions for image '1\.png' and 64 for others"):
+        teacher.encode([encoded(Image.new("RGB", shape)) for shape in ((64, 64), (48, 40))], names(2))
+    teacher = ImageTeacher(str(vit), regions=True)
+    broken = np.ones((2, 16, 16))
+    broken[1, 3, 2] = np.inf
+    with pytest.raises(ModelError, match=r"regions that are not finite for image '1\.png'"):
+        teacher._unit_regions(broken, names(2))
+    broken[1, 3] = 0
+    assert not teacher._unit_regions(broken, names(2)).reshape(2, 16, 16)[1, 3].any()
 
 
 def test_a_row_does_not_depend_on_the_pictures_beside_it(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

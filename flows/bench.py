@@ -1,0 +1,144 @@
+"""`bcls bench methods`: a recipe's methods on one corpus and its labels, with several seeds, each against the first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bcls_core.config import Recipe
+from bcls_core.metrics.query_results import QueryResults, compare, recipe_intervals
+from bcls_core.metrics.significance import Difference, Interval
+from bcls_core.training.history import read_history
+from bcls_core.training.references import References
+from flows import ingest, label, lineage
+from flows.context import Context
+from flows.evaluate import Evaluated, evaluate, query_results
+from flows.produce import Produced
+from flows.result import Grid, Result, with_interval
+from flows.train import train
+
+_SHOWN = (r"rsum", r"human/.*/spearman", r"label/.*/t2i/kendall")
+"""Metrics that people see, in this order; programs get all of them."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One training of a method and its evaluation."""
+
+    method: str
+    seed: int
+    training: Produced
+    evaluated: Evaluated
+    queries: QueryResults
+
+    def as_dict(self) -> dict[str, Any]:
+        history = read_history(self.training.artifact)
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "training": self.training.artifact.version,
+            "content_digest": self.training.artifact.content_digest,
+            "best_epoch": history.best_epoch,
+            "val_rsum": history.best["val/rsum"],
+            "metrics": self.evaluated.metrics,
+        }
+
+
+def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int) -> Result:
+    """Trains and evaluates what was not yet, all methods with one seed before any with the next.
+
+    Args:
+        methods: by name; recipes that differ in train alone (`load_methods`).
+        seeds: trainings of each method, with its train.seed and those that follow.
+    """
+    recipe = next(iter(methods.values()))
+    references = References.read(recipe.evaluate)
+    corpus = ingest.ingest(context, recipe).artifact
+    for split in ("train", "val", recipe.evaluate.split):
+        lineage.require_split(corpus, split)
+    labels = label.label(context, recipe, corpus).artifact
+    runs: dict[str, list[_Run]] = {name: [] for name in methods}
+    for number in range(seeds):
+        for name, method in methods.items():
+            seeded = _with_seed(method, method.train.seed + number)
+            training = train(context, seeded, corpus, labels)
+            evaluated = evaluate(
+                context, training.artifact, recipe.evaluate, experiment=recipe.name, references=references
+            )
+            for job, what in ((training.job, "train"), (evaluated.job, f"evaluate {recipe.evaluate.split}")):
+                job.set_tags({"bcls.method": name, "bcls.seed": seeded.train.seed})
+                job.name(f"{name}, seed {seeded.train.seed}: {what}")
+            queries = query_results(context, evaluated, references)
+            runs[name].append(_Run(name, seeded.train.seed, training, evaluated, queries))
+    return _report(context, recipe, runs)
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": seed})})
+
+
+def _report(context: Context, recipe: Recipe, runs: Mapping[str, Sequence[_Run]]) -> Result:
+    queries = {name: [one.queries for one in of_method] for name, of_method in runs.items()}
+    baseline, *others = queries
+    estimates = {name: recipe_intervals(seeds) for name, seeds in queries.items()}
+    differences = {name: compare(queries[baseline], queries[name]) for name in others}
+    seeds = [one.seed for one in runs[baseline]]
+    facts = {
+        "experiment": recipe.name,
+        "split": recipe.evaluate.split,
+        "confidence": 0.95,
+        "seeds": seeds,
+        "baseline": baseline,
+        "methods": {
+            name: {
+                "metrics": {metric: found.as_dict() for metric, found in intervals.items()},
+                "differences": {metric: found.as_dict() for metric, found in differences.get(name, {}).items()},
+            }
+            for name, intervals in estimates.items()
+        },
+        "runs": [one.as_dict() for number in range(len(seeds)) for one in (found[number] for found in runs.values())],
+    }
+    images, captions = len(queries[baseline][0].image_ids), len(queries[baseline][0].caption_ids)
+    many = f"{len(seeds)} seed{'s'[: len(seeds) > 1]}"
+    title = f"{recipe.evaluate.split} split, {images} images, {captions} captions; {many} of each method"
+    grids = [
+        _grid(metric, baseline, estimates, differences)
+        for shown in _SHOWN
+        for metric in estimates[baseline]
+        if re.fullmatch(shown, metric)
+    ]
+    hints = ["* the 95 % interval of the difference leaves out 0; p is two-sided, for one comparison alone"]
+    if len(seeds) == 1:
+        hints.append("one seed: intervals speak about these trained models, not about the methods")
+    hints.append(f"Look at runs:  {context.tracker.how_to_look}  (group them by the tag bcls.method)")
+    return Result(title, facts, grids, frozenset(facts), hints)
+
+
+def _grid(
+    metric: str,
+    baseline: str,
+    estimates: Mapping[str, Mapping[str, Interval]],
+    differences: Mapping[str, Mapping[str, Difference]],
+) -> Grid:
+    digits = 1 if metric == "rsum" else 3
+    rows = []
+    for name, intervals in estimates.items():
+        own, found = intervals.get(metric), differences.get(name, {}).get(metric)
+        shown = "-" if own is None else with_interval(own.estimate, (own.low, own.high), digits)
+        if found is None:
+            rows.append((name, shown, "", "", ""))
+        else:
+            apart = "" if found.low <= 0 <= found.high else "*"
+            change = with_interval(found.difference, (found.low, found.high), digits)
+            rows.append((name, shown, change, f"{found.p_value:.3f}", apart))
+    return Grid((metric, "[95 %]", f"less {baseline} [95 %]", "p", ""), rows)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from flows.cli import main
+
+    main(["bench", *sys.argv[1:]])

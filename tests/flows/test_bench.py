@@ -1,0 +1,99 @@
+"""Methods side by side: what is trained, what is said of it, and what a second call finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcls_core.config import EvaluateSettings, Recipe, load_methods
+from flows import bench, compare, recipes
+from flows.context import Context
+
+METHODS = "methods={soft: {}, hardest: {objective: [{loss: triplet, mining: hardest}]}}"
+
+
+class Bench:
+    """Two methods and two seeds of each, under one root."""
+
+    def __init__(self, root: Path, settings: tuple[str, ...]) -> None:
+        self.methods: dict[str, Recipe] = load_methods(
+            recipes.find("demo"), [*settings, "runtime.backend=local", "train.seed=5", METHODS]
+        )
+        recipe = self.methods["soft"]
+        self.context = Context(recipe.name, recipe.runtime, str(root))
+        self.result = bench.run(self.context, self.methods, seeds=2)
+
+    def runs(self) -> list[Any]:
+        client = self.context.tracker.client
+        experiment = client.get_experiment_by_name("demo")
+        return list(client.search_runs([experiment.experiment_id], "tags.`bcls.method` LIKE '%'"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, small_settings: tuple[str, ...]) -> Iterator[Bench]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        yield Bench(tmp_path_factory.mktemp("bench") / "root", small_settings)
+
+
+def test_every_method_has_every_seed(made: Bench) -> None:
+    found = made.result.as_dict()
+    assert [(one["method"], one["seed"]) for one in found["runs"]] == [
+        ("soft", 5),
+        ("hardest", 5),
+        ("soft", 6),
+        ("hardest", 6),
+    ], "an interrupted bench has whole rounds of methods"
+    assert len({one["training"] for one in found["runs"]}) == 4
+    for one in found["runs"]:
+        settings = made.context.store.resolve("training", one["training"]).manifest.fingerprint["settings"]
+        assert settings["seed"] == one["seed"]
+        assert settings["objective"][0]["mining"] == one["method"]
+        assert 0 <= one["best_epoch"] <= settings["epochs"]
+
+
+def test_differences_are_those_of_compare(made: Bench) -> None:
+    found = made.result.as_dict()
+    versions = [one["training"] for name in ("soft", "hardest") for one in found["runs"] if one["method"] == name]
+    compared = compare.run(made.context, versions, EvaluateSettings()).as_dict()
+    for name, group in zip(("soft", "hardest"), compared["groups"], strict=True):
+        assert found["methods"][name]["metrics"] == group["metrics"]
+    assert found["methods"]["hardest"]["differences"] == compared["differences"][0]["metrics"]
+    assert found["methods"]["soft"]["differences"] == {}
+    two = [one["metrics"]["rsum"] for one in found["runs"] if one["method"] == "hardest"]
+    assert found["methods"]["hardest"]["metrics"]["rsum"]["estimate"] == pytest.approx(sum(two) / 2)
+
+
+def test_one_experiment_holds_all_and_names_the_methods(made: Bench) -> None:
+    runs = made.runs()
+    assert sorted((run.data.tags["bcls.method"], run.data.tags["bcls.seed"], run.info.run_name) for run in runs) == [
+        (method, seed, f"{method}, seed {seed}: {what}")
+        for method in ("hardest", "soft")
+        for seed in ("5", "6")
+        for what in ("evaluate test", "train")
+    ]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_what_is_there_is_not_made_again(made: Bench) -> None:
+    before = {run.info.run_id: run.info.end_time for run in made.runs()}
+    again = bench.run(made.context, made.methods, seeds=2)
+    assert again.as_dict() == made.result.as_dict()
+    assert {run.info.run_id: run.info.end_time for run in made.runs()} == before
+    assert len(made.context.store.list("training")) == 4
+
+
+def test_one_seed_speaks_of_models_alone(made: Bench) -> None:
+    one = bench.run(made.context, made.methods, seeds=1)
+    assert one.as_dict()["seeds"] == [5]
+    assert len(one.as_dict()["runs"]) == 2
+    assert "one seed: intervals speak about these trained models" in one.as_text()
+    text = made.result.as_text()
+    assert "one seed" not in text
+    assert "2 seeds of each method" in text
+    assert "less soft [95 %]" in text
