@@ -39,6 +39,38 @@ def test_each_caption_is_read_as_if_it_were_alone(student: TwoTower, captions: l
     torch.testing.assert_close(tower(wider), found)
 
 
+@pytest.mark.parametrize("lengths", [[4, 9, 1, 9, 2], [3], [5, 5]])
+def test_processors_get_the_values_and_gradients_of_torch_s_own_gru(lengths: list[int]) -> None:
+    torch.manual_seed(1)
+    tower = GruTower(50, 6, 7).double()
+    batch = {
+        "input_ids": torch.randint(1, 50, (len(lengths), 9)),
+        "attention_mask": (torch.arange(9) < torch.tensor(lengths)[:, None]).long(),
+    }
+    batch["input_ids"] *= batch["attention_mask"]
+    towards = torch.randn(len(lengths), 7, dtype=torch.float64)
+    found: dict[str, list[torch.Tensor]] = {}
+    for way in ("_in_steps", "_at_once"):
+        tower.zero_grad()
+        encoded = getattr(tower, way)(batch["input_ids"], batch["attention_mask"].sum(1))
+        (encoded * towards).sum().backward()
+        gradients = {name: parameter.grad for name, parameter in tower.named_parameters()}
+        assert len(gradients) == 9
+        found[way] = [encoded.double(), *(gradient.clone() for gradient in gradients.values() if gradient is not None)]
+        assert len(found[way]) == 10
+    torch.testing.assert_close(found["_in_steps"], found["_at_once"], atol=1e-6, rtol=1e-6)
+
+
+def test_autocast_leaves_it_in_single_precision(student: TwoTower, captions: list[str]) -> None:
+    tokens = student.prepare_captions(captions)
+    expected = student.text_tower(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = student.text_tower(tokens)
+        found.sum().backward()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
+
+
 def test_it_comes_back_from_disk_and_all_of_it_is_trained(
     student: TwoTower, captions: list[str], images: list[Image.Image], tmp_path: Path
 ) -> None:

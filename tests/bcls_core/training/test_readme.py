@@ -68,6 +68,18 @@ def test_what_related_batches_change_is_what_was_measured() -> None:
     assert f"tau-b with the labels by {taus[0]} and {taus[1]}" in TEXT
 
 
+def test_what_soft_labels_cost_is_what_was_measured() -> None:
+    found = record.read("soft_label_cost")
+    times, speeds, memory = found["time of contrastive alone"], found["pairs a second"], found["MiB"]
+    assert found["rounds"] == 5
+    assert times["from the label set"] <= 1.02
+    assert memory["from the label set"] <= 1.05 * memory["contrastive alone"]
+    assert f"trains {speeds['contrastive alone']:.0f} pairs a second on two cores with InfoNCE alone" in TEXT
+    assert f"an epoch takes {times['from the label set']:.3f} times as long with `cusa-released`" in TEXT
+    assert f"holds {memory['contrastive alone']:,} MiB without and {memory['from the label set']:,} MiB with it" in TEXT
+    assert f"make it {times['live teachers']:.1f} times as long, in {memory['live teachers']:,} MiB" in TEXT
+
+
 def test_what_it_costs_is_what_was_measured() -> None:
     throughput, cache = record.read("training_throughput"), record.read("gradient_cache")
     pairs = throughput["pairs a second"]
