@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ class Bench:
     """Two methods and two seeds of each, under one root."""
 
     def __init__(self, root: Path, settings: tuple[str, ...]) -> None:
-        self.methods: dict[str, Recipe] = load_methods(
-            recipes.find("demo"), [*settings, "runtime.backend=local", "train.seed=5", METHODS]
-        )
+        self.settings = (*settings, "train.seed=5", METHODS)
+        self.methods: dict[str, Recipe] = load_methods(recipes.find("demo"), [*self.settings, "runtime.backend=local"])
         recipe = self.methods["soft"]
         self.context = Context(recipe.name, recipe.runtime, str(root))
         self.result = bench.run(self.context, self.methods, seeds=2)
@@ -97,3 +97,16 @@ def test_one_seed_speaks_of_models_alone(made: Bench) -> None:
     assert "one seed" not in text
     assert "2 seeds of each method" in text
     assert "less soft [95 %]" in text
+
+
+def test_the_command_says_the_same(made: Bench, make_bcls: Callable[..., Any], tmp_path: Path) -> None:
+    bcls = make_bcls(Path(made.context.root), tmp_path, None)
+    found = bcls.json("bench", "methods", "-c", "demo", "--seeds", "2", "--local", settings=made.settings)
+    assert found == json.loads(json.dumps(made.result.as_dict()))
+    quick = bcls.run("bench", "methods", "-c", "demo", "--quick", "--local", settings=made.settings)
+    assert "1 seed of each method" in quick
+
+
+def test_a_recipe_without_methods_is_refused_before_anything_is_made(bcls: Any) -> None:
+    bcls.run("bench", "methods", "-c", "demo", "--local", code=2)
+    assert not bcls.root.exists()

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from tests.bcls_core.teachers.test_image import build
+
 
 @pytest.mark.slow
 def test_ray_equals_plain_processes(
     tmp_path: Path, make_bcls: Callable[..., Any], small_settings: tuple[str, ...]
 ) -> None:
     plain, on_ray = (make_bcls(tmp_path / name, tmp_path, None) for name in ("plain", "ray"))
-    small_settings = (*small_settings, "label.image_teachers={looks: {kind: descriptors}}")
+    vit = f"sees: {{kind: vision, model: {build(tmp_path / 'vit', 'vit')}, regions: true}}"
+    small_settings = (*small_settings, f"label.image_teachers={{looks: {{kind: descriptors}}, {vit}}}")
     expected = plain.json("run", "-c", "demo", "--local", settings=small_settings)
     found = on_ray.json("run", "-c", "demo", settings=small_settings)
     for kind in ("corpus", "labels"):

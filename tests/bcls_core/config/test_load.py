@@ -274,7 +274,7 @@ def test_a_method_stands_in_the_place_of_what_it_names(monkeypatch: pytest.Monke
         ("{a: {}, b: {epoch: 3}}", "method b: train.epoch: unknown key. Did you mean epochs?"),
         (
             "{a: {}, b: {objective: [{loss: kendall, relevance: mpnet}]}}",
-            "method b: train.objective[0].relevance names",
+            "method b: recipe: train.objective[0].relevance names",
         ),
         ("{a: {}, b: 3}", "methods.b: Input should be a valid dictionary"),
         ("{a: {}, b/c: {epochs: 3}}", "methods.b/c"),
