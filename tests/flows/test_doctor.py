@@ -76,9 +76,10 @@ def test_a_tracking_server_that_is_away_is_wrong(tmp_path: Path, monkeypatch: py
     assert result.as_dict()["wrong"] == ["MLflow"]
 
 
-def test_a_module_that_hides_a_package_is_wrong(tmp_path: Path) -> None:
-    (tmp_path / "spacy.py").write_text("")
-    script = "from flows import doctor; print([f for f in doctor.packages() if f.check == 'spacy'])"
+@pytest.mark.parametrize(("module", "package"), [("spacy", "spacy"), ("skimage", "scikit-image")])
+def test_a_module_that_hides_a_package_is_wrong(tmp_path: Path, module: str, package: str) -> None:
+    (tmp_path / f"{module}.py").write_text("")
+    script = f"from flows import doctor; print([f for f in doctor.packages() if f.check == {package!r}])"
     path = os.pathsep.join([str(tmp_path), str(Path(doctor.__file__).parents[1])])
     environment = os.environ | {"PYTHONPATH": path}
     shown = subprocess.run(
