@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bcls_core.config import Recipe
+from bcls_core.errors import ConfigError, StalePublicationError
 from bcls_core.metrics.query_results import QueryResults, compare, recipe_intervals
 from bcls_core.metrics.significance import Difference, Interval
+from bcls_core.store import Artifact
 from bcls_core.training.history import read_history
 from bcls_core.training.references import References
-from flows import ingest, label, lineage
+from flows import determinants, ingest, label, lineage
 from flows.context import Context
 from flows.evaluate import Evaluated, evaluate, query_results
-from flows.produce import Produced
+from flows.produce import Produced, version_of
 from flows.result import Grid, Result, with_interval
-from flows.train import train
+from flows.train import check, train
 
+log = logging.getLogger(__name__)
+
+_RACES = 5
 _SHOWN = (r"rsum", r"human/.*/spearman", r"label/.*/t2i/kendall")
 """Metrics that people see, in this order; programs get all of them."""
 
@@ -49,21 +55,28 @@ class _Run:
 def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int) -> Result:
     """Trains and evaluates what was not yet, all methods with one seed before any with the next.
 
+    The recipe's current training is the last that was made.
+
     Args:
         methods: by name; recipes that differ in train alone (`load_methods`).
         seeds: trainings of each method, with its train.seed and those that follow.
+    Raises:
+        ConfigError: two methods are one training, a method cannot be trained on this corpus and its labels, or there
+            are not as many seeds.
     """
     recipe = next(iter(methods.values()))
+    if recipe.train.seed + seeds > 2**64:
+        raise ConfigError(f"train.seed={recipe.train.seed}: there are no {seeds} seeds from there on. Lower it.")
     references = References.read(recipe.evaluate)
     corpus = ingest.ingest(context, recipe).artifact
-    for split in ("train", "val", recipe.evaluate.split):
-        lineage.require_split(corpus, split)
+    lineage.require_split(corpus, recipe.evaluate.split)
     labels = label.label(context, recipe, corpus).artifact
+    _check(methods, corpus, labels)
     runs: dict[str, list[_Run]] = {name: [] for name in methods}
     for number in range(seeds):
         for name, method in methods.items():
             seeded = _with_seed(method, method.train.seed + number)
-            training = train(context, seeded, corpus, labels)
+            training = _trained(context, seeded, corpus, labels)
             evaluated = evaluate(
                 context, training.artifact, recipe.evaluate, experiment=recipe.name, references=references
             )
@@ -73,6 +86,27 @@ def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int) -> Resul
             queries = query_results(context, evaluated, references)
             runs[name].append(_Run(name, seeded.train.seed, training, evaluated, queries))
     return _report(context, recipe, runs)
+
+
+def _check(methods: Mapping[str, Recipe], corpus: Artifact, labels: Artifact) -> None:
+    """All of them can be trained, and are several trainings: two settings may name one model."""
+    known: dict[str, str] = {}
+    for name, method in methods.items():
+        check(method, corpus, labels)
+        version = version_of(determinants.of_training(method.train, corpus, labels))
+        if version in known:
+            raise ConfigError(f"methods {known[version]} and {name} train the same. Leave one of them out.")
+        known[version] = name
+
+
+def _trained(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) -> Produced:
+    """The training, whatever was published under the recipe's name meanwhile: a bench has no use for what is newest."""
+    for _ in range(_RACES):
+        try:
+            return train(context, recipe, corpus, labels)
+        except StalePublicationError:
+            log.info("a training of %s was published meanwhile; this one is published after it", recipe.name)
+    return train(context, recipe, corpus, labels)
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:

@@ -320,7 +320,7 @@ def doctor(
 def bench_methods(
     config: ConfigOption = "flickr8k-methods",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method, from train.seed on.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="One seed.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --seeds 1.")] = False,
     overrides: SetOption = None,
     root: RootOption = None,
     local: LocalOption = False,

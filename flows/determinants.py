@@ -16,10 +16,12 @@ from bcls_core.config import (
     ClipStudent,
     CustomStudent,
     EmbeddingMeasureSettings,
+    GruTextTower,
     IvfSearch,
     LabelSettings,
     PretrainedTower,
     TrainSettings,
+    TwoTowerStudent,
     content_of,
 )
 from bcls_core.config.train import LiveTeachers
@@ -27,6 +29,7 @@ from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
 
 TRAINING_ALGORITHM = 5
+GRU_ALGORITHM = 2
 EVALUATION_ALGORITHM = 2
 """Raised by hand when the same inputs give other results."""
 
@@ -43,6 +46,7 @@ def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> 
         "corpus": corpus.content_digest,
         "labels": labels.content_digest,
         "models": _tower_digests(settings),
+        **({"gru": GRU_ALGORITHM} if _reads_with_a_gru(settings) else {}),
     } | ({"live teachers": live} if (live := _live_teachers(settings.live_teachers)) else {})
 
 
@@ -70,10 +74,7 @@ def of_labels(settings: LabelSettings, corpus: Artifact, frequencies: Artifact |
         {
             "stage": "label",
             "algorithm": {stage: version for stage, version in ALGORITHM_VERSIONS.items() if stage in at_work},
-            # Without the key where there is nothing under it: label sets from before it was one keep their version.
-            "settings": {
-                name: value for name, value in content_of(settings).items() if name != "image_teachers" or value
-            },
+            "settings": content_of(settings),
             "corpus": corpus.content_digest,
             "models": models,
         }
@@ -101,6 +102,10 @@ def _live_teachers(settings: LiveTeachers) -> dict[str, Any]:
         f"captions/{name}": teacher_fingerprint(one.model, revision=one.revision, prompt=one.prompt)
         for name, one in settings.captions.items()
     }
+
+
+def _reads_with_a_gru(settings: TrainSettings) -> bool:
+    return isinstance(settings.student, TwoTowerStudent) and isinstance(settings.student.text, GruTextTower)
 
 
 def _tower_digests(settings: TrainSettings) -> dict[str, Any]:

@@ -161,8 +161,10 @@ class Job:
         self.client.update_run(self.run_id, name=name)
 
     def log_recipe(self, recipe: Recipe) -> None:
-        """The resolved recipe without its runtime section, which may hold addresses with passwords in them."""
-        self.client.log_text(self.run_id, recipe.model_dump_json(indent=2, exclude={"runtime"}), "recipe.json")
+        """The resolved recipe, without its methods and its runtime section, which may hold addresses with passwords."""
+        self.client.log_text(
+            self.run_id, recipe.model_dump_json(indent=2, exclude={"runtime", "methods"}), "recipe.json"
+        )
 
     def log_files(self, files: Mapping[str, bytes], folder: str) -> None:
         """Files under a folder of the run's artifacts."""

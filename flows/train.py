@@ -38,14 +38,9 @@ def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) 
     """The published training of a recipe on a corpus and its labels.
 
     Raises:
-        ConfigError: the objective or the batches name a relevance measure that the label set does not hold, or the
-            student takes pictures where the corpus holds features, or the other way round.
+        ConfigError, CorpusError: as `check`.
     """
-    _check_measures(recipe, labels)
-    _check_teachers(recipe, corpus, labels)
-    _check_image_side(recipe, corpus)
-    for split in ("train", "val"):
-        lineage.require_split(corpus, split)
+    check(recipe, corpus, labels)
     determined = determinants.of_training(recipe.train, corpus, labels)
     return produce(
         context,
@@ -57,6 +52,21 @@ def train(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) 
             record=lambda job, training: _record(job, recipe, training, corpus, labels),
         ),
     )
+
+
+def check(recipe: Recipe, corpus: Artifact, labels: Artifact) -> None:
+    """What can be known to be wrong before anything is trained.
+
+    Raises:
+        ConfigError: the recipe names a relevance measure or a teacher that the label set does not hold, or the student
+            takes pictures where the corpus holds features, or the other way round.
+        CorpusError: it has no images to train or to validate on.
+    """
+    _check_measures(recipe, labels)
+    _check_teachers(recipe, corpus, labels)
+    _check_image_side(recipe, corpus)
+    for split in ("train", "val"):
+        lineage.require_split(corpus, split)
 
 
 def _check_measures(recipe: Recipe, labels: Artifact) -> None:

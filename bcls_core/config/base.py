@@ -19,14 +19,26 @@ class _RuntimeMark:
 RUNTIME = _RuntimeMark()
 
 
+class _LaterMark:
+    """Marks a content field that came when there were results already: `regions: Annotated[bool, LATER] = False`.
+
+    With its default it is as if it were not there, so that older results keep their versions.
+    """
+
+
+LATER = _LaterMark()
+
+
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-def _is_runtime(field: FieldInfo) -> bool:
-    return any(mark is RUNTIME for mark in field.metadata)
+def _is_content(field: FieldInfo, value: Any) -> bool:
+    if any(mark is RUNTIME for mark in field.metadata):
+        return False
+    return not (any(mark is LATER for mark in field.metadata) and value == field.get_default())
 
 
 def content_of(settings: Section) -> dict[str, Any]:
@@ -34,7 +46,7 @@ def content_of(settings: Section) -> dict[str, Any]:
     return {
         name: _content_value(getattr(settings, name))
         for name, field in type(settings).model_fields.items()
-        if not _is_runtime(field)
+        if _is_content(field, getattr(settings, name))
     }
 
 

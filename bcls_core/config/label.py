@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from bcls_core.config.base import RUNTIME, Section
+from bcls_core.config.base import LATER, RUNTIME, Section
 
 MeasureName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 
@@ -57,7 +57,9 @@ class VisionTeacherSettings(Section):
     )
     revision: Annotated[str | None, RUNTIME] = None
     pooling: Literal["auto", "mean", "cls", "pooler"] = "auto"
-    regions: bool = Field(default=False, description="keep, beside it, a vector of each cell of the last map")
+    regions: Annotated[bool, LATER] = Field(
+        default=False, description="keep, beside it, a vector of each cell of the last map"
+    )
 
 
 class DescriptorTeacherSettings(Section):
@@ -123,7 +125,7 @@ class SoftLabelSettings(Section):
 
 class LabelSettings(Section):
     measures: dict[MeasureName, MeasureSettings] = Field(min_length=1)
-    image_teachers: dict[MeasureName, ImageTeacherSettings] = Field(
+    image_teachers: Annotated[dict[MeasureName, ImageTeacherSettings], LATER] = Field(
         default={}, description="what says how alike images are, as measures do of captions"
     )
     neighbours: PositiveInt = 32

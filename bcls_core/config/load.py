@@ -18,7 +18,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from bcls_core.config.base import Section, content_of
+from bcls_core.config.base import Section
 from bcls_core.config.recipe import Recipe, RuntimeSettings
 from bcls_core.errors import ConfigError
 
@@ -94,11 +94,18 @@ def load_methods(path: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]
         )
     found: dict[str, Recipe] = {}
     for name, settings in methods.items():
+        if "seed" in settings:
+            raise ConfigError(f"{path}, method {name}: all methods have the same seeds. Leave its seed out.")
         own = {**tree, "train": {**tree.get("train", {}), **settings}, "methods": {}}
         found[name] = _checked(Recipe, own, f"{path}, method {name}")
         for other, earlier in found.items():
-            if other != name and content_of(earlier.train) == content_of(found[name].train):
+            if other != name and earlier.train == found[name].train:
                 raise ConfigError(f"{path}: methods {other} and {name} train the same. Leave one of them out.")
+    own_of_all = set.intersection(*map(set, methods.values()))
+    for override in overrides:
+        section, _, key = override.partition("=")[0].strip().partition(".")
+        if section == "train" and key.partition(".")[0] in own_of_all:
+            raise ConfigError(f"--set {override}: each method has its own. Set methods.NAME.{key} instead.")
     return found
 
 
@@ -135,6 +142,8 @@ def _refuse_unknown_sections() -> None:
     prefix = "BCLS__"
     for name in sorted(os.environ):
         section = name.removeprefix(prefix).partition("__")[0].lower()
+        if name.upper().startswith(f"{prefix}METHODS"):
+            raise ConfigError(f"environment variable {name}: methods have names of their own; use --set methods.NAME.…")
         if name.upper().startswith(prefix) and section not in _Layers.model_fields:
             close = difflib.get_close_matches(section, list(_Layers.model_fields), n=1)
             suggestion = f" Did you mean {prefix}{close[0].upper()}__…?" if close else ""

@@ -18,6 +18,7 @@ from bcls_core.config import (
     VisionTeacherSettings,
 )
 from bcls_core.data.rows import CorpusRows
+from bcls_core.data.schema import IMAGES_PER_ROW_GROUP
 from bcls_core.errors import CorpusError, ModelError, StoreError
 from bcls_core.similarity.corpus_splits import splits_of
 from bcls_core.similarity.cosine import cosine_matrix
@@ -88,7 +89,7 @@ class RepresentImages(LabelWorker):
             assert isinstance(self._teacher, ImageTeacher)  # noqa: S101 - as the settings say
             rows, regions = self._teacher.split_regions(rows)
             table = image_regions_table(images["image_id"], images["split"], regions)
-            self._draft.write_table(f"{IMAGE_REGIONS}/{self._name}", shard, table)
+            self._draft.write_table(f"{IMAGE_REGIONS}/{self._name}", shard, table, row_group_size=IMAGES_PER_ROW_GROUP)
         table = image_embeddings_table(images["image_id"], images["split"], rows)
         self._draft.write_table(f"{IMAGE_EMBEDDINGS}/{self._name}", shard, table)
         return {"rows": table.num_rows}

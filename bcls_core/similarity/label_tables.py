@@ -80,23 +80,25 @@ def image_embeddings_table(image_ids: Any, splits: Any, rows: NDArray[np.float16
 
 
 def image_regions_table(image_ids: Any, splits: Any, regions: NDArray[np.float16]) -> pa.Table:
-    """Rows of `image_regions/TEACHER`, row-aligned with the corpus's `images`: a list of as many fp16 vectors of unit
-    length as the teacher's last map has cells, row by row of their grid.
+    """Rows of `image_regions/TEACHER`, row-aligned with the corpus's `images`: lists of the rows of the teacher's last
+    map, which are lists of its cells' fp16 vectors of unit length.
 
     Args:
         image_ids, splits: Arrow columns, one entry a row.
-        regions: (images, cells, channels).
+        regions: (images, height, width, channels).
     """
-    _, cells, channels = regions.shape
-    of_cells = pa.FixedSizeListArray.from_arrays(pa.array(regions.ravel()), channels)
+    values: pa.Array = pa.array(regions.ravel())
+    kind: pa.DataType = pa.float16()
+    for size in reversed(regions.shape[1:]):
+        values, kind = pa.FixedSizeListArray.from_arrays(values, size), pa.list_(kind, size)
     schema = pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False),
             pa.field("split", pa.string(), nullable=False),
-            pa.field("regions", pa.list_(pa.list_(pa.float16(), channels), cells), nullable=False),
+            pa.field("regions", kind, nullable=False),
         ]
     )
-    return pa.table([image_ids, splits, pa.FixedSizeListArray.from_arrays(of_cells, cells)], schema=schema)
+    return pa.table([image_ids, splits, values], schema=schema)
 
 
 IMAGE_NEIGHBOURS_SCHEMA = pa.schema(

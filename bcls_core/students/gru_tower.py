@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from bcls_core.errors import ShapeError
 from bcls_core.students.base import Batch
 from bcls_core.students.gru_steps import both_ways
 from bcls_core.students.tokenizer import SPECIAL_TOKENS
@@ -46,6 +47,10 @@ class GruTower(nn.Module):
 
     def _in_steps(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The same, as processors like it."""
+        if not bool(lengths.all()):
+            raise ShapeError(
+                f"caption {int(torch.argmin(lengths))} of the batch has no tokens. Give each at least one."
+            )
         order = torch.argsort(lengths, descending=True, stable=True)
         step = torch.arange(ids.shape[1])[:, None]
         shown = step < lengths[order]  # (tokens, captions): who still has a token in a step
@@ -58,7 +63,7 @@ class GruTower(nn.Module):
         inputs = torch.baddbmm(bias_of_words[:, None], self.words(both), of_words.transpose(1, 2))
         states = both_ways(inputs, of_states, bias_of_states, shown.sum(dim=1).tolist())
         summed = states.new_zeros(len(ids), self.dim).index_add(0, captions, states.sum(dim=0))
-        return summed / (2 * lengths[:, None])
+        return (summed / (2 * lengths[:, None])).float()
 
     def describe(self) -> dict[str, Any]:
         """JSON-able; `GruTower(**described["gru"])` is the same tower, its weights still to be loaded."""

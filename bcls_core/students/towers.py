@@ -78,13 +78,14 @@ class Tower(nn.Module):
             return _pool(run_model(self.model, self.side, batch), self.pooling, batch.get("attention_mask"))
 
     def with_regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(n, dim) pooled outputs, and (n, cells, channels) of the last map's cells, row by row of their grid.
+        """(n, dim) pooled outputs, and (n, height, width, channels) of the cells of the last map.
 
         Raises:
-            ModelError: the model's outputs are no grid over its pictures.
+            ModelError: the model's outputs are not known to be a grid over its pictures.
         """
         output = run_model(self.model, self.side, batch)
-        return _pool(output, self.pooling, None), _cells(output, self.model.config, batch["pixel_values"])
+        height, width = batch["pixel_values"].shape[2:]
+        return _pool(output, self.pooling, None), _grid(output.last_hidden_state, self.model.config, height, width)
 
     def describe(self) -> dict[str, Any]:
         """JSON-able; `restore_tower` makes the same tower of it, its weights still to be loaded."""
@@ -249,19 +250,29 @@ def _pool(output: Any, pooling: Pooling, attention_mask: Tensor | None) -> Tenso
     return (states * shown).sum(dim=1) / shown.sum(dim=1).clamp(min=1.0)
 
 
-def _cells(output: Any, config: Any, pixels: Tensor) -> Tensor:
-    states = cast(Tensor, output.last_hidden_state)
-    if states.ndim == 4:
-        return states.flatten(2).transpose(1, 2)
+_NO_GRID = ("num_detection_tokens", "mask_ratio")
+"""Of models whose outputs hold more than the cells, or not all of them, or in another order."""
+
+
+def _grid(states: Tensor, config: Any, height: int, width: int) -> Tensor:
+    """The cells of a map, or of a transformer's patches; in front of these may stand [CLS], another such, registers."""
+    if states.ndim == 4 and _alike(height / states.shape[2], width / states.shape[3]):
+        return states.permute(0, 2, 3, 1)
     patch = getattr(config, "patch_size", None)
-    height, width = (patch, patch) if isinstance(patch, int) else patch or (0, 0)
-    cells = (pixels.shape[2] // height) * (pixels.shape[3] // width) if height and width else 0
-    if not 0 < cells <= states.shape[1]:
-        raise ModelError(
-            f"{type(config).__name__}: {states.shape[1]} outputs for pictures of {pixels.shape[3]} x {pixels.shape[2]} "
-            f"pixels in patches of {patch}: no grid.\n  Leave regions out, or use another model."
-        )
-    return states[:, states.shape[1] - cells :]  # what stands before them ([CLS], registers) is nowhere in the picture
+    high, wide = (patch, patch) if isinstance(patch, int) else patch or (0, 0)
+    if states.ndim == 3 and high and wide and not any(hasattr(config, name) for name in _NO_GRID):
+        rows, columns = height // high, width // wide
+        before = states.shape[1] - rows * columns
+        if rows and columns and before - getattr(config, "num_register_tokens", 0) in (0, 1, 2):
+            return states[:, before:].reshape(len(states), rows, columns, states.shape[2])
+    raise ModelError(
+        f"{type(config).__name__}: outputs of shape {tuple(states.shape[1:])} for pictures of {width} x {height} "
+        f"pixels and patches of {patch} are not known to be a grid.\n  Leave regions out, or use another model."
+    )
+
+
+def _alike(stride: float, other: float) -> bool:
+    return max(stride, other) < 1.3 * min(stride, other)
 
 
 def _with_size(config: dict[str, Any], key: str, value: int, where: str) -> dict[str, Any]:

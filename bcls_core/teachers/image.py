@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
@@ -69,7 +70,7 @@ class ImageTeacher:
             revision: branch, tag or commit of a hub model.
             pooling: `auto` takes the model's own pooled output where it has one, else [CLS], else the mean of its map.
             device: torch device.
-            regions: a row is the pooled vector and, behind it, each cell's of the last map, for `split_regions`.
+            regions: a row is the pooled vector and, behind it, one of each cell of the last map; see `split_regions`.
         Raises:
             ModelError: the model is missing, has no image processor, is not stored as safetensors, lacks weights, has
                 nothing to pool so, or no map; says what to do.
@@ -85,18 +86,18 @@ class ImageTeacher:
         self._name, self._device = model, torch.device(device)
         # Channels last is how convolutions on either device like their maps best.
         self._tower = tower.to(self._device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._grid = self._grid_of_an_example() if regions else (0, 0)
-        self.dimension = tower.dim + self._grid[0] * self._grid[1]
+        self._grid = self._grid_of_a_square() if regions else (0, 0, 0)
+        self.dimension = tower.dim + math.prod(self._grid)
 
-    def _grid_of_an_example(self) -> tuple[int, int]:
-        """Cells of a picture's last map, and their channels."""
+    def _grid_of_a_square(self) -> tuple[int, int, int]:
+        """Height, width and channels of a picture's last map."""
         import torch
         from PIL import Image
 
         pixels = self._prepare([Image.new("RGB", (64, 64))])["pixel_values"]
         with torch.inference_mode():
-            _, cells = self._tower.with_regions({"pixel_values": pixels.to(self._device)})
-        return cells.shape[1], cells.shape[2]
+            _, grid = self._tower.with_regions({"pixel_values": pixels.to(self._device)})
+        return grid.shape[1], grid.shape[2], grid.shape[3]
 
     def encode(self, images: Sequence[bytes], names: Sequence[str]) -> Rows:
         """(images, dimension) rows, each vector in them of unit length, rounded to fp16.
@@ -123,28 +124,28 @@ class ImageTeacher:
         prepared = [self._prepare([picture])["pixel_values"] for picture in load_all(images, names)]
         for place, pixels in enumerate(prepared):
             of_shape[tuple(pixels.shape)].append(place)
-        cells, channels = self._grid
         pooled = np.empty((len(images), self._tower.dim))
-        regions = np.empty((len(images), cells, channels))
+        regions = np.empty((len(images), *self._grid))
         for places in of_shape.values():
             joint = torch.cat([prepared[place] for place in places])
             batch = {"pixel_values": joint.to(self._device, memory_format=torch.channels_last)}
             with torch.inference_mode():
-                if not cells:
+                if not regions.size:
                     pooled[places] = self._tower(batch).double().cpu().numpy()
                     continue
-                whole, parts = self._tower.with_regions(batch)
-            if parts.shape[1:] != self._grid:
+                whole, grid = self._tower.with_regions(batch)
+            if grid.shape[1:] != self._grid:
                 raise ModelError(
-                    f"model {self._name!r} gives {parts.shape[1]} regions for image {names[places[0]]!r} and {cells} "
-                    "for others: its processor keeps the pictures' shape. Use one that does not, or leave regions out."
+                    f"model {self._name!r} gives {grid.shape[1]} x {grid.shape[2]} regions for image "
+                    f"{names[places[0]]!r}, and {self._grid[0]} x {self._grid[1]} for a square: its processor keeps "
+                    "the shape of pictures. Use one that does not, or leave regions out."
                 )
-            pooled[places], regions[places] = whole.double().cpu().numpy(), parts.double().cpu().numpy()
+            pooled[places], regions[places] = whole.double().cpu().numpy(), grid.double().cpu().numpy()
         rows = unit_rows(pooled, names, f"model {self._name!r} gives")
-        return np.concatenate([rows, self._unit_regions(regions, names)], axis=1) if cells else rows
+        return np.concatenate([rows, self._unit_regions(regions, names)], axis=1) if regions.size else rows
 
     def _unit_regions(self, regions: NDArray[np.float64], names: Sequence[str]) -> Rows:
-        """(images, cells * channels); a cell of nothing but zeros stays one."""
+        """(images, numbers) of (images, height, width, channels); a cell of nothing but zeros stays one."""
         flat = regions.reshape(len(names), -1)
         if not np.isfinite(flat).all():
             place = int(np.argmin(np.isfinite(flat).all(axis=1)))
@@ -152,13 +153,13 @@ class ImageTeacher:
                 f"model {self._name!r} gives regions that are not finite for image {names[place]!r}. Drop the image "
                 "from the corpus, or use another teacher."
             )
-        peaks = np.abs(regions).max(axis=2, keepdims=True)
+        peaks = np.abs(regions).max(axis=-1, keepdims=True)
         scaled = regions / np.where(peaks, peaks, 1.0)  # so that squares neither overflow nor vanish
-        norms = np.linalg.norm(scaled, axis=2, keepdims=True)
+        norms = np.linalg.norm(scaled, axis=-1, keepdims=True)
         return (scaled / np.where(norms, norms, 1.0)).astype(np.float16).reshape(flat.shape)
 
     def split_regions(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Rows of `encode` as (images, pooled) and (images, cells, channels)."""
+        """Rows of `encode` as (images, pooled) and (images, height, width, channels)."""
         own = self._tower.dim
         return rows[:, :own], rows[:, own:].reshape(len(rows), *self._grid)
 

@@ -28,4 +28,6 @@ def rounded(value: Any) -> Any:
     """Numbers in a tree of results to four digits behind the point."""
     if isinstance(value, dict):
         return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
     return round(value, 4) if isinstance(value, float) else value

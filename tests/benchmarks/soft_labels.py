@@ -25,11 +25,12 @@ _KEPT = r"rsum|(i2t|t2i|i2i|c2c)/r\d+|label/.*/kendall|human/.*/spearman"
 FLICKR_METHODS = (
     "methods={InfoNCE: {objective: [{loss: info-nce}]}, CSA: {objective: [{loss: info-nce}, {loss: soft-label, "
     "weight: 12.8}]}, USA: {objective: [{loss: info-nce}, {loss: soft-label, weight: 64, between: [image-image, "
-    "caption-caption]}]}, CSA and USA: {objective: [{preset: cusa-released}]}}"
+    "caption-caption]}]}, CUSA: {objective: [{preset: cusa-released}]}}"
 )
 
 
 def main(root: str) -> None:
+    Path(root).mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {}
     for recipe, data, splits, settings in (
         ("coco-mini-cusa", "coco_mini", ("val", "test"), []),
@@ -39,10 +40,11 @@ def main(root: str) -> None:
             groups = image_groups(Path(os.path.expandvars("${BCLS_DATA}/data"), data), split, Path(root))
             chosen = ["--set", f"evaluate.split={split}", "--set", f"evaluate.image_groups={groups}", *settings]
             found = bcls("bench", root, "methods", "-c", recipe, *chosen)
-            figures.setdefault(recipe, {})[split] = {
+            methods = {
                 name: {kind: of_kind(values) for kind, values in method.items()}
                 for name, method in found["methods"].items()
             }
+            figures.setdefault(recipe, {})[split] = {"methods": methods, "seeds": found["seeds"]}
     record.write("soft_labels", "python -m tests.benchmarks.soft_labels", rounded({"recipes": figures}))
 
 

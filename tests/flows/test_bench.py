@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from typing import Any
 import pytest
 
 from bcls_core.config import EvaluateSettings, Recipe, load_methods
-from flows import bench, compare, recipes
+from bcls_core.errors import ConfigError, StalePublicationError
+from bcls_core.store import Artifact
+from flows import bench, compare, recipes, train
 from flows.context import Context
+from flows.produce import Produced
+from tests.bcls_core.teachers.test_image import build
 
 METHODS = "methods={soft: {}, hardest: {objective: [{loss: triplet, mining: hardest}]}}"
 
@@ -110,3 +115,39 @@ def test_the_command_says_the_same(made: Bench, make_bcls: Callable[..., Any], t
 def test_a_recipe_without_methods_is_refused_before_anything_is_made(bcls: Any) -> None:
     bcls.run("bench", "methods", "-c", "demo", "--local", code=2)
     assert not bcls.root.exists()
+
+
+def test_who_cannot_be_trained_is_named_before_anyone_is(made: Bench) -> None:
+    known = len(made.context.store.list("training"))
+    features = "b: {student: {kind: two-tower, image: {features: 12}, text: {gru: 8}}}"
+    methods = load_methods(recipes.find("demo"), [*made.settings, f"methods={{a: {{epochs: 2}}, {features}}}"])
+    with pytest.raises(ConfigError, match="takes features"):
+        bench.run(made.context, methods, seeds=1)
+    last = load_methods(recipes.find("demo"), [*made.settings, f"train.seed={2**64 - 1}"])
+    with pytest.raises(ConfigError, match="no 2 seeds from there on"):
+        bench.run(made.context, last, seeds=2)
+    assert len(made.context.store.list("training")) == known
+
+
+def test_two_names_of_one_model_are_one_method(made: Bench, tmp_path: Path) -> None:
+    one = build(tmp_path / "one", "vit")
+    other = shutil.copytree(one, tmp_path / "other")
+    student = "{student: {kind: two-tower, image: {model: %s}, text: {gru: 8}}}"
+    settings = [setting for setting in made.settings if not setting.startswith("train.student")]
+    methods = f"methods={{a: {student % one}, b: {student % other}}}"
+    with pytest.raises(ConfigError, match="methods a and b train the same"):
+        bench.run(made.context, load_methods(recipes.find("demo"), [*settings, methods]), seeds=1)
+
+
+def test_what_was_published_meanwhile_does_not_end_a_bench(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def overtaken(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) -> Produced:
+        tried.append(recipe.train.seed)
+        if len(tried) == 1:
+            raise StalePublicationError("another one")
+        return train.train(context, recipe, corpus, labels)
+
+    monkeypatch.setattr(bench, "train", overtaken)
+    assert bench.run(made.context, made.methods, seeds=1).as_dict()["seeds"] == [5]
+    assert tried == [5, 5, 5]

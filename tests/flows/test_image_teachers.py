@@ -122,8 +122,8 @@ def test_regions_are_kept_row_by_row_of_the_images(
         found = labels.read("image_regions/grid", shard)
         assert found.select(["image_id", "split"]).equals(held.select(["image_id", "split"]))
         _, expected = teacher.split_regions(teacher.encode(held["image"].to_pylist(), held["image_id"].to_pylist()))
-        values = found["regions"].combine_chunks().flatten().flatten().to_numpy(zero_copy_only=False)
-        np.testing.assert_allclose(values.reshape(-1, 16, 16), expected, atol=2e-3)
+        values = found["regions"].combine_chunks().flatten().flatten().flatten().to_numpy(zero_copy_only=False)
+        np.testing.assert_allclose(values.reshape(-1, 4, 4, 16), expected, atol=2e-3)
 
 
 def test_teachers_determine_the_version_and_their_absence_does_not(ground: Ground) -> None:

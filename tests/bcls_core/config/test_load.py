@@ -276,6 +276,7 @@ def test_a_method_stands_in_the_place_of_what_it_names(monkeypatch: pytest.Monke
             "{a: {}, b: {objective: [{loss: kendall, relevance: mpnet}]}}",
             "method b: recipe: train.objective[0].relevance names",
         ),
+        ("{a: {}, b: {epochs: 2, seed: 1}}", "method b: all methods have the same seeds"),
         ("{a: {}, b: 3}", "methods.b: Input should be a valid dictionary"),
         ("{a: {}, b/c: {epochs: 3}}", "methods.b/c"),
     ],
@@ -298,3 +299,33 @@ def test_the_shipped_methods_are_those_of_the_papers(tmp_path: Path, monkeypatch
         "CUSA": ["info-nce", "soft-label", "soft-label"],
         "BCLS + CUSA": ["info-nce", "soft-label", "soft-label", "triplet", "kendall"],
     }
+
+
+def test_methods_may_differ_in_their_models_alone() -> None:
+    vit, deit = (
+        f"{{student: {{kind: two-tower, image: {{model: /models/{name}}}, text: {{gru: 8}}}}}}"
+        for name in ("vit", "deit")
+    )
+    assert list(load_methods(DEMO, [f"methods={{a: {vit}, b: {deit}}}"])) == ["a", "b"]
+
+
+def test_what_every_method_has_of_its_own_is_not_set_for_all() -> None:
+    with pytest.raises(ConfigError, match=re.escape("--set train.objective=[{loss: siglip}]: each method has its own")):
+        load_methods(DEMO, [TWO, "train.objective=[{loss: siglip}]"])
+    assert load_methods(DEMO, [TWO, "train.epochs=4"])["a"].train.epochs == 4
+
+
+def test_methods_are_not_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCLS__METHODS__InfoNCE__EPOCHS", "2")
+    with pytest.raises(ConfigError, match="BCLS__METHODS__InfoNCE__EPOCHS: methods have names of their own"):
+        load_methods(DEMO, [TWO])
+
+
+def test_content_that_came_later_is_left_out_where_it_is_the_default() -> None:
+    assert "image_teachers" not in content_of(recipe_with().label)
+    vision = "label.image_teachers={a: {kind: vision, model: m%s}}"
+    (without,), (given,) = (
+        content_of(recipe_with(vision % more).label)["image_teachers"].values() for more in ("", ", regions: true")
+    )
+    assert "regions" not in without
+    assert given["regions"] is True

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from bcls_core.config.student import GruTextTower, TwoTowerStudent
+from bcls_core.errors import ShapeError
 from bcls_core.students import TwoTower, build_student, load_student, save_student
 from bcls_core.students.gru_tower import GruTower
 
@@ -59,6 +60,13 @@ def test_processors_get_the_values_and_gradients_of_torch_s_own_gru(lengths: lis
         found[way] = [encoded.double(), *(gradient.clone() for gradient in gradients.values() if gradient is not None)]
         assert len(found[way]) == 10
     torch.testing.assert_close(found["_in_steps"], found["_at_once"], atol=1e-6, rtol=1e-6)
+
+
+def test_a_caption_without_tokens_is_refused() -> None:
+    tower = GruTower(50, 6, 7)
+    mask = torch.tensor([[1, 1], [0, 0]])
+    with pytest.raises(ShapeError, match="caption 1 of the batch has no tokens"):
+        tower({"input_ids": mask, "attention_mask": mask})
 
 
 def test_autocast_leaves_it_in_single_precision(student: TwoTower, captions: list[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from bcls_core.errors import CorpusError, ModelError
+from bcls_core.students import towers
 from bcls_core.teachers import image as module
 from bcls_core.teachers.descriptors import Descriptors
 from bcls_core.teachers.image import ImageTeacher, image_teacher_fingerprint, unit_rows
@@ -131,7 +133,7 @@ def test_regions_are_the_cells_of_the_last_map(tmp_path: Path, kind: str, before
     teacher = ImageTeacher(str(folder), regions=True)
     rows, regions = teacher.split_regions(teacher.encode(pictures(), names(5)))
     np.testing.assert_array_equal(rows, ImageTeacher(str(folder)).encode(pictures(), names(5)))
-    assert regions.shape == (5, 16, 16)
+    assert regions.shape == (5, 4, 4, 16)
     assert regions.dtype == np.float16
     whole = AutoModel.from_pretrained(folder).eval()
     model = getattr(whole, "vision_model", whole)
@@ -141,7 +143,8 @@ def test_regions_are_the_cells_of_the_last_map(tmp_path: Path, kind: str, before
         with torch.no_grad():
             states = model(**inputs).last_hidden_state[0].double().numpy()
         expected = states[before:]
-        np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=2e-3)
+        unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(found.reshape(16, 16), unit, atol=2e-3)
 
 
 @pytest.mark.needs("data")
@@ -153,8 +156,8 @@ def test_regions_of_a_map_run_row_by_row(shared_data: Path) -> None:
     blank, drawn = (encoded(Image.fromarray(picture)) for picture in (np.zeros_like(left), left))
     rows, regions = teacher.split_regions(teacher.encode([blank, drawn], names(2)))
     assert rows.shape == (2, 1280)
-    assert regions.shape == (2, 49, 1280)
-    moved = np.abs(np.diff(regions.astype(np.float64), axis=0)[0]).sum(1).reshape(7, 7)
+    assert regions.shape == (2, 7, 7, 1280)
+    moved = np.abs(np.diff(regions.astype(np.float64), axis=0)[0]).sum(2)
     assert (moved[:, 0] > 2 * moved[:, -1]).all()
 
 
@@ -163,15 +166,39 @@ def test_regions_that_are_no_grid_or_not_finite_are_refused(vit: Path, tmp_path:
     processor = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}, "do_resize": False}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     teacher = ImageTeacher(str(folder), regions=True)
-    with pytest.raises(ModelError, match=r"gives 30 regions for image '1\.png' and 64 for others"):
+    with pytest.raises(ModelError, match=r"gives 5 x 6 regions for image '1\.png', and 8 x 8 for a square"):
         teacher.encode([encoded(Image.new("RGB", shape)) for shape in ((64, 64), (48, 40))], names(2))
     teacher = ImageTeacher(str(vit), regions=True)
-    broken = np.ones((2, 16, 16))
-    broken[1, 3, 2] = np.inf
+    broken = np.ones((2, 4, 4, 16))
+    broken[1, 3, 2, 5] = np.inf
     with pytest.raises(ModelError, match=r"regions that are not finite for image '1\.png'"):
         teacher._unit_regions(broken, names(2))
-    broken[1, 3] = 0
-    assert not teacher._unit_regions(broken, names(2)).reshape(2, 16, 16)[1, 3].any()
+    broken[1, 3, 2] = 0
+    assert not teacher._unit_regions(broken, names(2)).reshape(2, 4, 4, 16)[1, 3, 2].any()
+
+
+@pytest.mark.parametrize(
+    ("states", "config", "size"),
+    [
+        ((1, 35, 8), {"patch_size": 8, "num_detection_tokens": 10}, (32, 48)),
+        ((1, 25, 8), {"patch_size": 8, "mask_ratio": 0.0}, (32, 48)),
+        ((1, 49, 8), {"patch_size": 4}, (224, 224)),
+        ((1, 28, 8), {"patch_size": 8}, (32, 48)),
+        ((1, 25, 8), {}, (32, 48)),
+        ((1, 7, 7, 64), {}, (224, 224)),
+    ],
+    ids=["detection tokens", "masked", "merged", "too many", "no patches", "channels last"],
+)
+def test_what_is_not_known_to_be_a_grid_is_refused(states: Any, config: dict[str, Any], size: Any) -> None:
+    with pytest.raises(ModelError, match="not known to be a grid"):
+        towers._grid(torch.zeros(states), SimpleNamespace(**config), *size)
+
+
+def test_registers_and_distillation_stand_before_the_grid() -> None:
+    states = torch.arange(30.0).reshape(1, 30, 1)
+    config = SimpleNamespace(patch_size=(8, 8), num_register_tokens=4)
+    assert towers._grid(states, config, 32, 48)[0, :, :, 0].tolist() == torch.arange(6.0, 30).reshape(4, 6).tolist()
+    assert towers._grid(torch.zeros(2, 5, 7, 8), SimpleNamespace(), 224, 250).shape == (2, 7, 8, 5)
 
 
 def test_a_row_does_not_depend_on_the_pictures_beside_it(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
