@@ -9,7 +9,9 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from bcls_core.config import load_methods
 from bcls_core.config.objective import ObjectiveTerm
+from flows import recipes
 from flows.result import with_interval
 from tests.benchmarks import record
 
@@ -67,6 +69,16 @@ def test_the_objective_shown_is_one() -> None:
     (shown,) = re.findall(r"^```yaml\n(train:\n  objective:.*?)^```$", README, re.MULTILINE | re.DOTALL)
     terms = TypeAdapter(list[ObjectiveTerm]).validate_python(yaml.safe_load(shown)["train"]["objective"])
     assert [term.loss for term in terms] == ["info-nce", "kendall"]
+
+
+def test_the_methods_shown_are_methods(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```yaml\n(methods:\n.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    settings = yaml.safe_load(recipes.find("demo").read_text()) | yaml.safe_load(shown)
+    settings["label"]["image_teachers"] = {"looks": {"kind": "descriptors"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    methods = load_methods(tmp_path / "recipe.yaml")
+    assert [len(method.train.objective) for method in methods.values()] == [1, 3]
+    assert methods["CUSA"].train.learning_rate == 5e-4
 
 
 def test_every_link_to_a_file_leads_to_one() -> None:
