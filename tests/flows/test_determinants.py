@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from flows.determinants import source_digest
+from bcls_core.config import load_recipe
+from flows import recipes
+from flows.determinants import GRU_ALGORITHM, of_training, source_digest
 
 STUDENT = """
 from bcls_core.students import Student
@@ -46,6 +50,16 @@ def test_a_student_is_the_file_that_defines_it_and_what_it_inherits_from(
     found = [digest(), digest(__init__="# "), digest(mine="# "), digest(base="# ")]
     assert len(set(found)) == 4
     assert digest() == found[0]
+
+
+def test_the_arithmetic_of_a_gru_determines_trainings_that_have_one() -> None:
+    digest: Any = SimpleNamespace(content_digest="0" * 64)
+    plain, read = (
+        of_training(load_recipe(recipes.find("demo"), text).train, digest, digest)
+        for text in ([], ["train.student.text={gru: 8}"])
+    )
+    assert "gru" not in plain, "what came later leaves the versions of others alone"
+    assert read["gru"] == GRU_ALGORITHM
 
 
 def test_what_determines_an_artefact_is_found_without_torch() -> None:
