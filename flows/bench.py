@@ -19,6 +19,7 @@ from flows import determinants, ingest, label, lineage
 from flows.context import Context
 from flows.evaluate import Evaluated, evaluate, query_results
 from flows.produce import Produced, version_of
+from flows.progress import say
 from flows.result import Grid, Result, with_interval
 from flows.train import check, train
 
@@ -76,6 +77,8 @@ def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int) -> Resul
     for number in range(seeds):
         for name, method in methods.items():
             seeded = _with_seed(method, method.train.seed + number)
+            place = 1 + sum(map(len, runs.values()))
+            say(f"training {place} of {seeds * len(methods)}: {name}, seed {seeded.train.seed}")
             training = _trained(context, seeded, corpus, labels)
             evaluated = evaluate(
                 context, training.artifact, recipe.evaluate, experiment=recipe.name, references=references

@@ -52,6 +52,11 @@ class Estimate:
         return f"{share:.0f} %, {_duration(self.elapsed)} gone, {left}"
 
 
+def say(line: str) -> None:
+    """A line for whoever watches."""
+    console.print(line, highlight=False, markup=False)
+
+
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"

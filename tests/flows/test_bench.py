@@ -93,8 +93,11 @@ def test_what_is_there_is_not_made_again(made: Bench) -> None:
     assert len(made.context.store.list("training")) == 4
 
 
-def test_one_seed_speaks_of_models_alone(made: Bench) -> None:
+def test_one_seed_speaks_of_models_alone(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(bench, "say", said.append)
     one = bench.run(made.context, made.methods, seeds=1)
+    assert said == ["training 1 of 2: soft, seed 5", "training 2 of 2: hardest, seed 5"]
     assert one.as_dict()["seeds"] == [5]
     assert len(one.as_dict()["runs"]) == 2
     assert "one seed: intervals speak about these trained models" in one.as_text()
