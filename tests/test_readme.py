@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,28 @@ def test_what_people_say_of_graded_supervision_is_that_of_the_committed_results(
             with_interval(difference["difference"], (difference["low"], difference["high"]), digits),
         ]
         assert f"| {title} | {' | '.join(cells)} |" in README
+
+
+def test_what_the_methods_reach_is_that_of_the_committed_results() -> None:
+    found = record.read("methods")
+    for name, method in found["methods"].items():
+        cells = [name]
+        for metric, digits in (("rsum", 1), ("human/expert/spearman", 3)):
+            own, change = method["metrics"][metric], method["differences"].get(metric)
+            cells.append(with_interval(own["estimate"], (own["low"], own["high"]), digits))
+            cells.append(change and with_interval(change["difference"], (change["low"], change["high"]), digits))
+        tau = method["metrics"]["label/minilm/t2i/kendall"]
+        cells.append(with_interval(tau["estimate"], (tau["low"], tau["high"]), 3))
+        assert f"| {' | '.join(cell or '' for cell in cells)} |" in README
+    lines = (record.RESULTS / "methods.jsonl").read_text().splitlines()
+    runs = [json.loads(line) for line in lines]
+    assert sorted((run["method"], run["seed"]) for run in runs) == sorted(
+        (name, seed) for name in found["methods"] for seed in found["seeds"]
+    )
+    for name, method in found["methods"].items():
+        for metric in ("rsum", "human/expert/spearman"):
+            mean = statistics.mean(run["metrics"][metric] for run in runs if run["method"] == name)
+            assert mean == pytest.approx(method["metrics"][metric]["estimate"], abs=2e-4)
 
 
 def test_recipes_reach_what_they_promise() -> None:
