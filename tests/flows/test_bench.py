@@ -123,7 +123,7 @@ def test_a_recipe_without_methods_is_refused_before_anything_is_made(bcls: Any) 
 def test_who_cannot_be_trained_is_named_before_anyone_is(made: Bench) -> None:
     known = len(made.context.store.list("training"))
     features = "b: {student: {kind: two-tower, image: {features: 12}, text: {gru: 8}}}"
-    methods = load_methods(recipes.find("demo"), [*made.settings, f"methods={{a: {{epochs: 2}}, {features}}}"])
+    methods = load_methods(recipes.find("demo"), [*made.settings, f"methods={{a: {{epochs: 3}}, {features}}}"])
     with pytest.raises(ConfigError, match="takes features"):
         bench.run(made.context, methods, seeds=1)
     last = load_methods(recipes.find("demo"), [*made.settings, f"train.seed={2**64 - 1}"])
