@@ -29,7 +29,7 @@ from bcls_core.errors import ModelError
 from bcls_core.store import Artifact
 
 TRAINING_ALGORITHM = 5
-GRU_ALGORITHM = 2
+GRU_ALGORITHM = 3
 EVALUATION_ALGORITHM = 2
 """Raised by hand when the same inputs give other results."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from bcls_core.errors import ShapeError
@@ -125,7 +126,7 @@ class ExactRows:
 
     def matrix(self, other: ExactRows) -> FloatArray:
         """(rows, rows of other) cosines."""
-        dots = self.high @ other.high.T
+        dots = _crossed(self.high, other.high)
         if self.low is not None or other.low is not None:
             mixed = _crossed(self.high, other.low) + _crossed(self.low, other.high)
             dots = dots + (mixed + _crossed(self.low, other.low))
@@ -140,7 +141,11 @@ def _paired(a: Float64Array | None, b: Float64Array | None) -> Float64Array | fl
 
 
 def _crossed(a: Float64Array | None, b: Float64Array | None) -> Float64Array | float:
-    return 0.0 if a is None or b is None else a @ b.T
+    if a is None or b is None:
+        return 0.0
+    # By torch: threads that numpy's product leaves behind spin for tens of milliseconds, and the next step waits.
+    dots: Float64Array = (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
+    return dots
 
 
 def _published(dots: Float64Array, norms: Float64Array) -> FloatArray:

@@ -56,23 +56,25 @@ class _BothWays(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         weight, states, gates, candidates = ctx.saved_tensors
         directions, rows, dim = states.shape
-        of_inputs, of_linear = torch.empty_like(gates), torch.empty_like(gates)
         before = states.new_zeros(directions, rows, dim)  # each row's state one step earlier
         start = ctx.sizes[0]
         for size, last in zip(ctx.sizes[1:], ctx.sizes, strict=False):
             before[:, start : start + size] = states[:, start - last : start - last + size]
             start += size
+        reset, update, linear = gates.split(dim, dim=2)
+        # What a row's gradient is multiplied by, and then its product: new, reset, update, what the state adds to new.
+        of = gates.new_empty(directions, rows, 4, dim)
+        of_new = torch.mul(1 - update, 1 - candidates.square(), out=of[:, :, 0])
+        of_linear = torch.mul(of_new, reset, out=of[:, :, 3])
+        torch.mul(of_linear, linear * (1 - reset), out=of[:, :, 1])
+        torch.mul(before - candidates, update * (1 - update), out=of[:, :, 2])
+        to_gates = of[:, :, 1:].flatten(2)
         carried = states.new_zeros(directions, ctx.sizes[0], dim)
         for size in reversed(ctx.sizes):
             start -= size
             now, own = slice(start, start + size), carried[:, :size]
             own += gradient[:, now]
-            reset, update, linear = gates[:, now].split(dim, dim=2)
-            new = candidates[:, now]
-            of_new = own * (1 - update) * (1 - new * new)
-            of_update = own * (before[:, now] - new) * update * (1 - update)
-            of_reset = of_new * linear * reset * (1 - reset)
-            of_inputs[:, now] = torch.cat([of_reset, of_update, of_new], dim=2)
-            of_linear[:, now] = torch.cat([of_reset, of_update, of_new * reset], dim=2)
-            torch.baddbmm(own * update, of_linear[:, now], weight, out=own)
-        return of_inputs, of_linear.transpose(1, 2) @ before, of_linear.sum(dim=1), None
+            of[:, now] *= own[:, :, None]
+            torch.baddbmm(own * update[:, now], to_gates[:, now], weight, out=own)
+        of_inputs = torch.cat([of[:, :, 1:3].flatten(2), of[:, :, 0]], dim=2)
+        return of_inputs, to_gates.transpose(1, 2) @ before, to_gates.sum(dim=1), None
