@@ -21,6 +21,7 @@ from flows.evaluate import Evaluated, evaluate, query_results
 from flows.produce import Produced, version_of
 from flows.progress import say
 from flows.result import Grid, Result, with_interval
+from flows.side_by_side import Work, run_side_by_side
 from flows.train import check, train
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class _Run:
         }
 
 
-def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int) -> Result:
+def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int, at_once: int = 1) -> Result:
     """Trains and evaluates what was not yet, all methods with one seed before any with the next.
 
     The recipe's current training is the last that was made.
@@ -61,6 +62,7 @@ def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int) -> Resul
     Args:
         methods: by name; recipes that differ in train alone (`load_methods`).
         seeds: trainings of each method, with its train.seed and those that follow.
+        at_once: how many of them at a time; more than one are trained in processes of their own, and evaluated after.
     Raises:
         ConfigError: two methods are one training, a method cannot be trained on this corpus and its labels, or there
             are not as many seeds.
@@ -73,21 +75,24 @@ def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int) -> Resul
     lineage.require_split(corpus, recipe.evaluate.split)
     labels = label.label(context, recipe, corpus).artifact
     _check(methods, corpus, labels)
+    asked = [
+        (name, _with_seed(method, method.train.seed + number))
+        for number in range(seeds)
+        for name, method in methods.items()
+    ]
+    if at_once > 1:
+        _train_side_by_side(context, asked, corpus, labels, at_once)
     runs: dict[str, list[_Run]] = {name: [] for name in methods}
-    for number in range(seeds):
-        for name, method in methods.items():
-            seeded = _with_seed(method, method.train.seed + number)
-            place = 1 + sum(map(len, runs.values()))
-            say(f"training {place} of {seeds * len(methods)}: {name}, seed {seeded.train.seed}")
-            training = _trained(context, seeded, corpus, labels)
-            evaluated = evaluate(
-                context, training.artifact, recipe.evaluate, experiment=recipe.name, references=references
-            )
-            for job, what in ((training.job, "train"), (evaluated.job, f"evaluate {recipe.evaluate.split}")):
-                job.set_tags({"bcls.method": name, "bcls.seed": seeded.train.seed})
-                job.name(f"{name}, seed {seeded.train.seed}: {what}")
-            queries = query_results(context, evaluated, references)
-            runs[name].append(_Run(name, seeded.train.seed, training, evaluated, queries))
+    for place, (name, seeded) in enumerate(asked, start=1):
+        seed = seeded.train.seed
+        say(f"{'training' if at_once == 1 else 'evaluation'} {place} of {len(asked)}: {name}, seed {seed}")
+        training = _trained(context, seeded, corpus, labels)
+        evaluated = evaluate(context, training.artifact, recipe.evaluate, experiment=recipe.name, references=references)
+        for job, what in ((training.job, "train"), (evaluated.job, f"evaluate {recipe.evaluate.split}")):
+            job.set_tags({"bcls.method": name, "bcls.seed": seed})
+            job.name(f"{name}, seed {seed}: {what}")
+        queries = query_results(context, evaluated, references)
+        runs[name].append(_Run(name, seed, training, evaluated, queries))
     return _report(context, recipe, runs)
 
 
@@ -100,6 +105,23 @@ def _check(methods: Mapping[str, Recipe], corpus: Artifact, labels: Artifact) ->
         if version in known:
             raise ConfigError(f"methods {known[version]} and {name} train the same. Leave one of them out.")
         known[version] = name
+
+
+def _train_side_by_side(
+    context: Context, asked: Sequence[tuple[str, Recipe]], corpus: Artifact, labels: Artifact, at_once: int
+) -> None:
+    there = {info.version for info in context.store.list("training")}
+    plain = Context(context.name, context.runtime, context.root)  # without what was opened in this process
+    works = [
+        Work(f"{name}, seed {method.train.seed}", _train_alone, (plain, method, corpus, labels))
+        for name, method in asked
+        if version_of(determinants.of_training(method.train, corpus, labels)) not in there
+    ]
+    run_side_by_side(works, at_once, on_ray=context.runtime.backend == "ray")
+
+
+def _train_alone(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) -> None:
+    _trained(context, recipe, corpus, labels)
 
 
 def _trained(context: Context, recipe: Recipe, corpus: Artifact, labels: Artifact) -> Produced:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,9 +16,7 @@ from flows import preflight, recipes
 from flows.context import Context, absolute_root
 from flows.options import by_measure
 from flows.pages import check_page
-
-if TYPE_CHECKING:
-    from types import FrameType
+from flows.process import begin_process
 
 app = typer.Typer(
     name="bcls",
@@ -321,6 +316,7 @@ def bench_methods(
     config: ConfigOption = "flickr8k-methods",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method, from train.seed on.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="The same as --seeds 1.")] = False,
+    at_once: Annotated[int, typer.Option(min=1, help="Trainings at a time, each in a process of its own.")] = 1,
     overrides: SetOption = None,
     root: RootOption = None,
     local: LocalOption = False,
@@ -333,7 +329,7 @@ def bench_methods(
         preflight.check_all(method)
     from flows import bench as flow
 
-    _show(flow.run(context, methods, seeds=1 if quick else seeds), as_json)
+    _show(flow.run(context, methods, seeds=1 if quick else seeds, at_once=at_once), as_json)
 
 
 @artifacts_app.command("list")
@@ -381,16 +377,9 @@ def _show(result: Any, as_json: bool) -> None:
         raise typer.Exit(result.exit_code)
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-    raise SystemExit(128 + number)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `bcls` and of `python -m flows.FLOW`."""
-    logging.basicConfig(
-        level=os.environ.get("BCLS_LOG", "WARNING"), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    begin_process()
     try:
         app(arguments, standalone_mode=True)
     except BclsError as error:

@@ -14,6 +14,8 @@ console = Console(stderr=True)
 
 _SILENT_SECONDS = 30.0
 
+_name = ""
+
 
 @dataclass
 class Estimate:
@@ -52,9 +54,15 @@ class Estimate:
         return f"{share:.0f} %, {_duration(self.elapsed)} gone, {left}"
 
 
+def speak_as(name: str) -> None:
+    """From now on this process is one of several that share a terminal or a log: lines alone, each with its name."""
+    global _name
+    _name = name
+
+
 def say(line: str) -> None:
     """A line for whoever watches."""
-    console.print(line, highlight=False, markup=False)
+    console.print(f"{_name}: {line}" if _name else line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
@@ -80,7 +88,7 @@ def progress_bar(what: str, *, total: int, completed: int = 0) -> Iterator[Calla
     """Yields `advance(units)`. A bar where somebody watches, which vanishes when the work is done; else a line in at
     least 30 seconds, so that short work is silent."""
     estimate = Estimate(total, completed)
-    if not console.is_terminal:
+    if _name or not console.is_terminal:
         yield _in_lines(what, estimate)
         return
     columns = (
@@ -108,6 +116,6 @@ def _in_lines(what: str, estimate: Estimate) -> Callable[[int], None]:
         estimate.completed += units
         if estimate.elapsed - said >= _SILENT_SECONDS and estimate.completed < estimate.total:
             said = estimate.elapsed
-            console.print(f"{what}: {estimate.as_text()}", highlight=False)
+            say(f"{what}: {estimate.as_text()}")
 
     return advance

@@ -105,7 +105,9 @@ SMALL = (
 
 
 class Bcls:
-    """Runs `bcls` commands against one root."""
+    """Runs `bcls` commands against one root; `said` is what the last one that ended printed for people."""
+
+    said = ""
 
     def __init__(self, root: Path, cwd: Path, data: Path | None) -> None:
         self.root = root
@@ -139,6 +141,7 @@ class Bcls:
             text=True,
             check=False,
         )
+        self.said = done.stderr
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         return done.stdout
 

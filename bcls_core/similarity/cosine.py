@@ -126,7 +126,7 @@ class ExactRows:
 
     def matrix(self, other: ExactRows) -> FloatArray:
         """(rows, rows of other) cosines."""
-        dots = _crossed(self.high, other.high)
+        dots = _product(self.high, other.high)
         if self.low is not None or other.low is not None:
             mixed = _crossed(self.high, other.low) + _crossed(self.low, other.high)
             dots = dots + (mixed + _crossed(self.low, other.low))
@@ -141,8 +141,10 @@ def _paired(a: Float64Array | None, b: Float64Array | None) -> Float64Array | fl
 
 
 def _crossed(a: Float64Array | None, b: Float64Array | None) -> Float64Array | float:
-    if a is None or b is None:
-        return 0.0
+    return 0.0 if a is None or b is None else _product(a, b)
+
+
+def _product(a: Float64Array, b: Float64Array) -> Float64Array:
     # By torch: threads that numpy's product leaves behind spin for tens of milliseconds, and the next step waits.
     dots: Float64Array = (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
     return dots

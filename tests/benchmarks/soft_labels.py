@@ -39,7 +39,7 @@ def main(root: str) -> None:
         for split in splits:
             groups = image_groups(Path(os.path.expandvars("${BCLS_DATA}/data"), data), split, Path(root))
             chosen = ["--set", f"evaluate.split={split}", "--set", f"evaluate.image_groups={groups}", *settings]
-            found = bcls("bench", root, "methods", "-c", recipe, *chosen)
+            found = bcls("bench", root, "methods", "-c", recipe, "--at-once", "2", *chosen)
             methods = {
                 name: {kind: of_kind(values) for kind, values in method.items()}
                 for name, method in found["methods"].items()

@@ -107,6 +107,24 @@ def test_one_seed_speaks_of_models_alone(made: Bench, monkeypatch: pytest.Monkey
     assert "less soft [95 %]" in text
 
 
+@pytest.mark.parametrize("inner", ["--local", pytest.param("--set=runtime.workers=1", marks=pytest.mark.slow)])
+def test_trainings_side_by_side_are_those_made_one_by_one(
+    made: Bench, make_bcls: Callable[..., Any], tmp_path: Path, inner: str
+) -> None:
+    """Also on Ray, where they share the session that the command began."""
+    root = tmp_path / "root"
+    for kind in ("corpus", "labels"):
+        shutil.copytree(Path(made.context.root, kind), root / kind)
+    bcls = make_bcls(root, tmp_path, None)
+    arguments = ("bench", "methods", "-c", "demo", "--quick", "--at-once", "2", inner)
+    assert bcls.json(*arguments, settings=made.settings)["runs"] == made.result.as_dict()["runs"][:2]
+    said = bcls.said
+    assert "soft, seed 5: begun, 1 of 2" in said
+    assert "hardest, seed 5: begun, 2 of 2" in said
+    bcls.json(*arguments, settings=made.settings)
+    assert "begun" not in bcls.said
+
+
 def test_the_command_says_the_same(made: Bench, make_bcls: Callable[..., Any], tmp_path: Path) -> None:
     bcls = make_bcls(Path(made.context.root), tmp_path, None)
     found = bcls.json("bench", "methods", "-c", "demo", "--seeds", "2", "--local", settings=made.settings)
