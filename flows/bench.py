@@ -65,11 +65,15 @@ def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int, at_once:
         at_once: how many of them at a time; more than one are trained in processes of their own, and evaluated after.
     Raises:
         ConfigError: two methods are one training, a method cannot be trained on this corpus and its labels, or there
-            are not as many seeds.
+            are not as many seeds, or the cluster could never hold as many trainings.
     """
     recipe = next(iter(methods.values()))
     if recipe.train.seed + seeds > 2**64:
         raise ConfigError(f"train.seed={recipe.train.seed}: there are no {seeds} seeds from there on. Lower it.")
+    if at_once > 1 and context.runtime.backend == "ray":
+        from flows.fit_on_ray import require_workers
+
+        require_workers(context.runtime, context.device, at_once)
     references = References.read(recipe.evaluate)
     corpus = ingest.ingest(context, recipe).artifact
     lineage.require_split(corpus, recipe.evaluate.split)
@@ -111,7 +115,7 @@ def _train_side_by_side(
     context: Context, asked: Sequence[tuple[str, Recipe]], corpus: Artifact, labels: Artifact, at_once: int
 ) -> None:
     there = {info.version for info in context.store.list("training")}
-    plain = Context(context.name, context.runtime, context.root)  # without what was opened in this process
+    plain = Context(context.name, context.runtime, context.root, at_once)  # without what was opened in this process
     works = [
         Work(f"{name}, seed {method.train.seed}", _train_alone, (plain, method, corpus, labels))
         for name, method in asked

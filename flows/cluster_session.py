@@ -61,11 +61,12 @@ def renew_ray() -> None:
     ensure_ray()
 
 
-def require_resources(workers: int, *, cpus: float = 0.0, gpus: int = 0) -> None:
+def require_resources(workers: int, *, cpus: float = 0.0, gpus: int = 0, at_once: int = 1) -> None:
     """Refuses what the cluster could never hold, which Ray would wait for without a word.
 
     Args:
         cpus, gpus: of each worker.
+        at_once: how many times as many workers there are.
     Raises:
         ConfigError: naming the request and what there is.
     """
@@ -74,8 +75,9 @@ def require_resources(workers: int, *, cpus: float = 0.0, gpus: int = 0) -> None
     ensure_ray()
     there = ray.cluster_resources()
     for name, each in (("GPU", float(gpus)), ("CPU", cpus)):
-        if workers * each > there.get(name, 0.0):
+        needed, times = workers * each * at_once, f", {at_once} at once," if at_once > 1 else ""
+        if needed > there.get(name, 0.0):
             raise ConfigError(
-                f"runtime.workers={workers} needs {workers * each:g} {name}s, and the cluster has "
-                f"{there.get(name, 0.0):g}. Set runtime.workers lower, or add nodes."
+                f"runtime.workers={workers}{times} needs {needed:g} {name}s, and the cluster has "
+                f"{there.get(name, 0.0):g}. Set {'--at-once' if times else 'runtime.workers'} lower, or add nodes."
             )

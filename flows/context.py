@@ -27,11 +27,13 @@ class Context:
     Attributes:
         name: the recipe's name: MLflow's experiment, and the lineage that publications belong to.
         root: absolute path or URL of all artefacts.
+        at_once: how many such flows share the machines.
     """
 
     name: str
     runtime: RuntimeSettings
     root: str
+    at_once: int = 1
 
     @property
     def tracking_is_local(self) -> bool:

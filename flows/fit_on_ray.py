@@ -87,6 +87,7 @@ def _fit_once(context: Context, training: TrainingJob, job: Job, stop_file: str)
             "mlflow_uri": context.tracker.uri,
             "runtime": context.runtime,
             "data_workers": beside,
+            "at_once": context.at_once,
             "run_id": job.run_id,
             "stop_file": stop_file,
         },
@@ -112,16 +113,19 @@ def _fit_once(context: Context, training: TrainingJob, job: Job, stop_file: str)
         context.store.filesystem.remove_tree(f".ray/{name}")
 
 
-def require_workers(runtime: RuntimeSettings, device: str) -> tuple[int, dict[str, float]]:
+def require_workers(runtime: RuntimeSettings, device: str, at_once: int = 1) -> tuple[int, dict[str, float]]:
     """Processes beside each worker that prepare its inputs, and the resources of one worker with them.
 
+    Args:
+        at_once: trainings.
     Raises:
         ConfigError: the cluster could never hold them.
     """
     from flows.cluster_session import require_resources
 
     beside, each = _needs_of_worker(runtime, device)
-    require_resources(runtime.least_workers or runtime.workers, cpus=each["CPU"], gpus=int(each.get("GPU", 0)))
+    least, gpus = runtime.least_workers or runtime.workers, int(each.get("GPU", 0))
+    require_resources(least, cpus=each["CPU"], gpus=gpus, at_once=at_once)
     return beside, each
 
 
@@ -195,7 +199,7 @@ def _train_on_worker(config: Mapping[str, Any]) -> None:
     workers = Workers.of_process_group()
     if training.device == "cpu":
         here = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(max(1, usable_processors() // here))
+        torch.set_num_threads(max(1, usable_processors() // (here * config["at_once"])))
     beside: int = config["data_workers"]
     prepare = partial(PrepareOnRay, count=beside) if beside else prepare_here
     log_epoch = None

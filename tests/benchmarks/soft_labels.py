@@ -2,9 +2,9 @@
 
 Compares by `bcls bench methods` InfoNCE alone with soft labels across the sides beside it (CSA), within them (USA),
 and both, three seeds each: on the recipe `coco-mini-cusa`, also with the label set's corpus-wide soft labels, on its
-val and test splits, and on `flickr8k-methods`, on its test split. All four directions of retrieval: images are of one
-kind where a detector finds the same classes of objects. Writes `tests/benchmarks/results/soft_labels.json`. With a
-ROOT, what was trained there already is not trained again.
+val and test splits, where these are also compared with those of the batch, and on `flickr8k-methods`, on its test
+split. All four directions of retrieval: images are of one kind where a detector finds the same classes of objects.
+Writes `tests/benchmarks/results/soft_labels.json`. With a ROOT, what was trained there already is not trained again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.benchmarks.commands import bcls, rounded
 from tests.benchmarks.image_groups import write_image_groups
 
 _KEPT = r"rsum|(i2t|t2i|i2i|c2c)/r\d+|label/.*/kendall|human/.*/spearman"
+BATCH, CORPUS_WIDE = "CSA and USA", "CSA and USA corpus-wide"
 FLICKR_METHODS = (
     "methods={InfoNCE: {objective: [{loss: info-nce}]}, CSA: {objective: [{loss: info-nce}, {loss: soft-label, "
     "weight: 12.8}]}, USA: {objective: [{loss: info-nce}, {loss: soft-label, weight: 64, between: [image-image, "
@@ -45,6 +46,12 @@ def main(root: str) -> None:
                 for name, method in found["methods"].items()
             }
             figures.setdefault(recipe, {})[split] = {"methods": methods, "seeds": found["seeds"]}
+            if CORPUS_WIDE in methods:
+                pair = [
+                    run["training"] for name in (BATCH, CORPUS_WIDE) for run in found["runs"] if run["method"] == name
+                ]
+                compared = bcls("compare", root, *pair, "--split", split, "--image-groups", str(groups))
+                figures[recipe][split]["corpus-wide less batch"] = of_kind(compared["differences"][0]["metrics"])
     record.write("soft_labels", "python -m tests.benchmarks.soft_labels", rounded({"recipes": figures}))
 
 

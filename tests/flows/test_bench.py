@@ -13,6 +13,7 @@ import pytest
 from bcls_core.config import EvaluateSettings, Recipe, load_methods
 from bcls_core.errors import ConfigError, StalePublicationError
 from bcls_core.store import Artifact
+from bcls_core.workers import usable_processors
 from flows import bench, compare, recipes, train
 from flows.context import Context
 from flows.produce import Produced
@@ -111,13 +112,16 @@ def test_one_seed_speaks_of_models_alone(made: Bench, monkeypatch: pytest.Monkey
 def test_trainings_side_by_side_are_those_made_one_by_one(
     made: Bench, make_bcls: Callable[..., Any], tmp_path: Path, inner: str
 ) -> None:
-    """Also on Ray, where they share the session that the command began."""
+    """Also on Ray, where they share the session that the command began, and its processors."""
     root = tmp_path / "root"
     for kind in ("corpus", "labels"):
         shutil.copytree(Path(made.context.root, kind), root / kind)
     bcls = make_bcls(root, tmp_path, None)
     arguments = ("bench", "methods", "-c", "demo", "--quick", "--at-once", "2", inner)
-    assert bcls.json(*arguments, settings=made.settings)["runs"] == made.result.as_dict()["runs"][:2]
+    found, expected = bcls.json(*arguments, settings=made.settings)["runs"], made.result.as_dict()["runs"][:2]
+    assert [one["training"] for one in found] == [one["training"] for one in expected]
+    if inner == "--local" or usable_processors() in {2, 3}:  # one thread each, as in this process
+        assert found == expected
     said = bcls.said
     assert "soft, seed 5: begun, 1 of 2" in said
     assert "hardest, seed 5: begun, 2 of 2" in said
@@ -172,3 +176,11 @@ def test_what_was_published_meanwhile_does_not_end_a_bench(made: Bench, monkeypa
     monkeypatch.setattr(bench, "train", overtaken)
     assert bench.run(made.context, made.methods, seeds=1).as_dict()["seeds"] == [5]
     assert tried == [5, 5, 5]
+
+
+@pytest.mark.slow
+def test_more_at_once_than_a_cluster_holds_is_refused_before_anything_is_made(bcls: Any) -> None:
+    bcls.run("bench", "methods", "-c", "demo", "--at-once", "1000", settings=(METHODS,), code=2)
+    assert "runtime.workers=2, 1000 at once, needs 1000 CPUs" in bcls.said
+    assert "Set --at-once lower" in bcls.said
+    assert not (bcls.root / "corpus").exists()
