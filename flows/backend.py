@@ -86,7 +86,7 @@ class _RayRunner:
             records = [runner(json.loads(text)) for text in batch["piece"]]
         except BclsError as error:
             # As a record: Ray would turn the exception into one of its own, of which only a long trace is left.
-            records = [{"error": [kind.__name__ for kind in type(error).__mro__], "message": str(error)}]
+            records = [record_of_error(error)]
         return {"record": [json.dumps(record) for record in records]}
 
 
@@ -189,7 +189,7 @@ class RayBackend:
                 waiting.cancel()
                 record = json.loads(row["record"])
                 if "error" in record:
-                    raise _error_of(record)
+                    raise error_of_record(record)
                 yield record
         except BclsError:
             raise
@@ -220,7 +220,12 @@ def _cpus_each(workers: int) -> float:
     return float(max(0.5, (min(sizes, default=1) - 1) // on_each_node))
 
 
-def _error_of(record: Record) -> BclsError:
+def record_of_error(error: BclsError) -> Record:
+    """What stands for an error where the error itself could not travel."""
+    return {"error": [kind.__name__ for kind in type(error).__mro__], "message": str(error)}
+
+
+def error_of_record(record: Record) -> BclsError:
     """The error that a record stands for, of its own class or the nearest that `bcls_core.errors` has."""
     kinds = (getattr(errors, name, None) for name in record["error"])
     kind: type[BclsError] = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BclsError))

@@ -73,7 +73,7 @@ def run(context: Context, methods: Mapping[str, Recipe], *, seeds: int, at_once:
     if at_once > 1 and context.runtime.backend == "ray":
         from flows.fit_on_ray import require_workers
 
-        require_workers(context.runtime, context.device, at_once)
+        require_workers(context.runtime, context.device, min(at_once, seeds * len(methods)))
     references = References.read(recipe.evaluate)
     corpus = ingest.ingest(context, recipe).artifact
     lineage.require_split(corpus, recipe.evaluate.split)
@@ -115,12 +115,14 @@ def _train_side_by_side(
     context: Context, asked: Sequence[tuple[str, Recipe]], corpus: Artifact, labels: Artifact, at_once: int
 ) -> None:
     there = {info.version for info in context.store.list("training")}
-    plain = Context(context.name, context.runtime, context.root, at_once)  # without what was opened in this process
-    works = [
-        Work(f"{name}, seed {method.train.seed}", _train_alone, (plain, method, corpus, labels))
+    lacking = [
+        (f"{name}, seed {method.train.seed}", method)
         for name, method in asked
         if version_of(determinants.of_training(method.train, corpus, labels)) not in there
     ]
+    at_once = min(at_once, len(lacking))
+    plain = Context(context.name, context.runtime, context.root, at_once)  # without what was opened in this process
+    works = [Work(name, _train_alone, (plain, method, corpus, labels)) for name, method in lacking]
     run_side_by_side(works, at_once, on_ray=context.runtime.backend == "ray")
 
 

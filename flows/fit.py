@@ -20,7 +20,7 @@ def fit(context: Context, training: TrainingJob, job: Job) -> None:
     """Trains to the end; epochs appear in the MLflow run as they finish.
 
     Raises:
-        SystemExit: SIGTERM arrived: 143, after the step at work and a checkpoint. A second SIGTERM does not wait.
+        SystemExit: SIGTERM arrived: 143, after the step at work and a checkpoint. A later one ends it.
         BclsError: training failed, or was killed too often.
     """
     try:

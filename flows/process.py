@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-def begin_process() -> None:
-    """Logs as BCLS_LOG says; SIGTERM ends the process by an exception, so that what is open is closed."""
-    logging.basicConfig(
-        level=os.environ.get("BCLS_LOG", "WARNING"), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+def begin_process(name: str = "") -> None:
+    """Logs as BCLS_LOG says; SIGTERM ends the process by an exception, so that what is open is closed.
+
+    Args:
+        name: of this process, where it is one of several that share a log.
+    """
+    line, before = "%(asctime)s %(levelname)s %(name)s %(message)s", name.replace("%", "%%")
+    logging.basicConfig(level=os.environ.get("BCLS_LOG", "WARNING"), format=f"{before}: {line}" if name else line)
     signal.signal(signal.SIGTERM, _on_sigterm)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from bcls_core.errors import BclsError, StoppedError
 from bcls_core.workers import usable_processors
 from flows import progress
+from flows.backend import Record, error_of_record, record_of_error
 from flows.process import begin_process
 from flows.stopping import sigterm_noted
 
@@ -41,7 +42,7 @@ def run_side_by_side(works: Sequence[Work], at_once: int, *, on_ray: bool = Fals
     """Does all of it, at most `at_once` at a time; the processors are shared out evenly.
 
     Processes end when this one does, however it ends. On SIGTERM, Ctrl-C and failures they get SIGTERM, and are waited
-    for: trainings leave a checkpoint.
+    for: trainings leave a checkpoint. A second Ctrl-C does not wait.
 
     Args:
         on_ray: the work is done on the Ray cluster that this process is connected to, or connects to now.
@@ -49,7 +50,7 @@ def run_side_by_side(works: Sequence[Work], at_once: int, *, on_ray: bool = Fals
         SystemExit: SIGTERM arrived: 143.
         BclsError: that of the first that failed; the others have been stopped.
     """
-    waiting, running = deque(works), list[_Running]()
+    waiting, running, at_once = deque(works), list[_Running](), max(1, min(at_once, len(works)))
     with _surroundings(at_once, on_ray), sigterm_noted() as noted:
         try:
             while waiting or running:
@@ -57,10 +58,10 @@ def run_side_by_side(works: Sequence[Work], at_once: int, *, on_ray: bool = Fals
                     work = waiting.popleft()
                     progress.say(f"{work.name}: begun, {len(works) - len(waiting)} of {len(works)}")
                     running.append(_Running(work))
-                wait([one.process.sentinel for one in running], timeout=_LOOK)
+                wait([each for one in running for each in one.awaited], timeout=_LOOK)
                 if noted.is_set():
                     raise SystemExit(StoppedError.exit_code)
-                ended = [one for one in running if one.process.exitcode is not None]
+                ended = [one for one in running if one.has_ended()]
                 running = [one for one in running if one not in ended]
                 for one in ended:
                     one.check()
@@ -76,18 +77,33 @@ class _Running:
 
     def __init__(self, work: Work) -> None:
         self._name = work.name
+        self._error: Record | None = None
         context = multiprocessing.get_context("spawn")
         self._answer, answer = context.Pipe(duplex=False)
         self.process: SpawnProcess = context.Process(target=_do, args=(work, answer), name=work.name, daemon=True)
         self.process.start()
         answer.close()
 
+    @property
+    def awaited(self) -> list[Any]:
+        """What becomes ready when there is news of it."""
+        return [self.process.sentinel, *([] if self._answer.closed else [self._answer])]
+
+    def has_ended(self) -> bool:
+        """Also takes what it says of how it failed, which may be more than a pipe holds."""
+        ended = self.process.exitcode is not None
+        if not self._answer.closed and self._answer.poll():
+            with suppress(EOFError):  # it says nothing
+                self._error = self._answer.recv()
+            self._answer.close()
+        return ended
+
     def check(self) -> None:
         """Raises what the process, which has ended, failed with."""
         code = self.process.exitcode
-        with self._answer, suppress(EOFError):  # it said nothing
-            error: BclsError = self._answer.recv()
-            raise type(error)(f"{self._name}: {error}")
+        self._answer.close()
+        if self._error is not None:
+            raise error_of_record({**self._error, "message": f"{self._name}: {self._error['message']}"})
         if code:
             how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.Signals(-code).name})"
             raise BclsError(
@@ -98,14 +114,14 @@ class _Running:
 
 def _do(work: Work, answer: Connection) -> None:
     """In a process of its own."""
-    begin_process()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who began this process says what becomes of it
+    begin_process(work.name)
+    os.setpgrp()  # Ctrl-C is for who began this process, who says what becomes of it; Ray handles SIGINT as it likes
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     progress.speak_as(work.name)
     try:
         work.do(*work.arguments)
     except BclsError as error:
-        answer.send(error)
+        answer.send(record_of_error(error))
         raise SystemExit(error.exit_code) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,11 +15,13 @@ from bcls_core.store.scratch import Scratch
 log = logging.getLogger(__name__)
 
 _POLL = 0.5  # seconds
+_ONE_WISH = 5.0  # seconds; who stops a tree of processes signals each, and a parent passes the wish on
 
 
 @contextmanager
 def sigterm_noted(then: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
-    """Inside, the first SIGTERM is noted instead of ending the process, and `then` is called; the next one does end it.
+    """Inside, the first SIGTERM is noted instead of ending the process, and `then` is called; one that comes later does
+    end it, if it comes so much later that it is another wish.
 
     Without effect outside of the main thread, which is the one that Python tells of signals.
     """
@@ -26,10 +29,16 @@ def sigterm_noted(then: Callable[[], None] = lambda: None) -> Iterator[threading
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before, first = signal.getsignal(signal.SIGTERM), 0.0
 
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-        signal.signal(signal.SIGTERM, before)
+        nonlocal first
+        if noted.is_set():
+            if time.monotonic() - first > _ONE_WISH:
+                signal.signal(signal.SIGTERM, before)
+                signal.raise_signal(signal.SIGTERM)
+            return
+        first = time.monotonic()
         noted.set()
         try:
             then()

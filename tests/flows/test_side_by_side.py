@@ -16,6 +16,7 @@ from bcls_core.errors import ConfigError, StoreError
 from bcls_core.workers import usable_processors
 from flows import progress
 from flows.side_by_side import Work, run_side_by_side
+from flows.stopping import sigterm_noted
 
 PATIENCE = 60.0
 
@@ -28,6 +29,10 @@ def note(folder: Path, name: str) -> None:
 def fail(folder: Path) -> None:
     await_file(folder / "waits")
     raise ConfigError(f"{folder.name}: found 3, give 2.")
+
+
+def fail_at_length(length: int) -> None:
+    raise ConfigError("x" * length)
 
 
 def die(number: int) -> None:
@@ -45,10 +50,11 @@ def meet(folder: Path, own: str, other: str) -> None:
 
 
 def wait_for_ever(folder: Path) -> None:
-    (folder / "waits").write_text(str(os.getpid()))
-    try:
-        time.sleep(10 * PATIENCE)
-    finally:
+    """As a training does: a wish to stop is noted, the step at work finished, and a checkpoint written."""
+    with sigterm_noted() as noted:
+        (folder / "waits").write_text(str(os.getpid()))
+        noted.wait(10 * PATIENCE)
+        time.sleep(1.5)
         (folder / "ended").touch()
 
 
@@ -82,6 +88,13 @@ def test_each_work_has_a_process_of_its_own_and_its_share(
         assert f"work {name}: at work" in said
 
 
+def test_one_alone_has_all_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run_side_by_side([Work("one", note, (tmp_path, "one"))], at_once=5)
+    assert (tmp_path / "one").read_text().split()[1] == str(usable_processors())
+    run_side_by_side([], at_once=2)
+
+
 def test_threads_that_were_asked_for_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     run_side_by_side([Work("one", note, (tmp_path, "one"))], at_once=1)
@@ -105,6 +118,11 @@ def test_a_failure_has_its_class_and_the_name_and_ends_the_others(tmp_path: Path
     assert not (tmp_path / "later").exists()
 
 
+def test_a_message_may_be_longer_than_a_pipe_holds() -> None:
+    with pytest.raises(ConfigError, match=r"^long: x{300000}$"):
+        run_side_by_side([Work("long", fail_at_length, (300_000,))], at_once=1)
+
+
 @pytest.mark.parametrize(
     ("do", "arguments", "how"),
     [(die, (signal.SIGKILL,), r"signal 9 \(SIGKILL\)"), (raise_something, (), "exit code 1")],
@@ -118,9 +136,17 @@ def test_a_process_that_ends_without_a_word_is_an_error(
     assert caught.value.exit_code == 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("number", "asked"), [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGKILL, False)])
-def test_no_process_outlives_who_began_it(tmp_path: Path, number: signal.Signals, asked: bool) -> None:
-    """Asked to end where there is time for it."""
+@pytest.mark.parametrize(
+    ("number", "told", "code"),
+    [
+        (signal.SIGTERM, "parent", 143),
+        (signal.SIGTERM, "all", 143),  # ray job stop, and others who stop trees of processes
+        (signal.SIGINT, "group", -signal.SIGINT),  # Ctrl-C
+        (signal.SIGKILL, "parent", -signal.SIGKILL),
+    ],
+)
+def test_no_process_outlives_who_began_it(tmp_path: Path, number: signal.Signals, told: str, code: int) -> None:
+    """And what it is at is seen to its end where there is time for that."""
     script = (
         "from pathlib import Path\n"
         "from flows.process import begin_process\n"
@@ -129,16 +155,22 @@ def test_no_process_outlives_who_began_it(tmp_path: Path, number: signal.Signals
         "begin_process()\n"
         f"run_side_by_side([Work('long', wait_for_ever, (Path({str(tmp_path)!r}),))], 2)\n"
     )
-    repository = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+    )
     await_file(tmp_path / "waits")
     child = int((tmp_path / "waits").read_text())
-    parent.send_signal(number)
-    parent.wait(PATIENCE)
-    assert parent.returncode == {signal.SIGTERM: 143, signal.SIGINT: -2, signal.SIGKILL: -9}[number]
+    if told == "group":
+        os.killpg(parent.pid, number)
+    else:
+        for pid in [parent.pid, child][: 2 if told == "all" else 1]:
+            os.kill(pid, number)
+    assert parent.wait(PATIENCE) == code
     until = time.monotonic() + PATIENCE
     while not is_gone(child):
         assert time.monotonic() < until, "it is still at work"
         time.sleep(0.05)
-    assert (tmp_path / "ended").exists() == asked
+    assert (tmp_path / "ended").exists() == (number != signal.SIGKILL)
