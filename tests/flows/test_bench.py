@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bcls_core.config import EvaluateSettings, Recipe, load_methods
 from bcls_core.errors import ConfigError, StalePublicationError
@@ -44,7 +45,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, small_settings: tuple[str, ..
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
             patch.setenv(name, "")
             patch.delenv(name)
-        yield Bench(tmp_path_factory.mktemp("bench") / "root", small_settings)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        bench_made = Bench(tmp_path_factory.mktemp("bench") / "root", small_settings)
+        torch.set_num_threads(threads)
+        yield bench_made
 
 
 def test_every_method_has_every_seed(made: Bench) -> None:
@@ -117,6 +122,7 @@ def test_trainings_side_by_side_are_those_made_one_by_one(
     for kind in ("corpus", "labels"):
         shutil.copytree(Path(made.context.root, kind), root / kind)
     bcls = make_bcls(root, tmp_path, None)
+    bcls.environment["OMP_NUM_THREADS"] = "1"
     arguments = ("bench", "methods", "-c", "demo", "--quick", "--at-once", "2", inner)
     found, expected = bcls.json(*arguments, settings=made.settings)["runs"], made.result.as_dict()["runs"][:2]
     assert [one["training"] for one in found] == [one["training"] for one in expected]

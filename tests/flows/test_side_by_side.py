@@ -148,11 +148,13 @@ def test_a_process_that_ends_without_a_word_is_an_error(
 def test_no_process_outlives_who_began_it(tmp_path: Path, number: signal.Signals, told: str, code: int) -> None:
     """And what it is at is seen to its end where there is time for that."""
     script = (
+        "import signal\n"
         "from pathlib import Path\n"
         "from flows.process import begin_process\n"
         "from flows.side_by_side import Work, run_side_by_side\n"
         "from tests.flows.test_side_by_side import wait_for_ever\n"
         "begin_process()\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells ignore it for what they start with &
         f"run_side_by_side([Work('long', wait_for_ever, (Path({str(tmp_path)!r}),))], 2)\n"
     )
     parent = subprocess.Popen(
