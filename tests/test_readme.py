@@ -65,6 +65,8 @@ def test_what_the_methods_reach_is_that_of_the_committed_results() -> None:
         tau = method["metrics"]["label/minilm/t2i/kendall"]
         cells.append(with_interval(tau["estimate"], (tau["low"], tau["high"]), 3))
         assert f"| {' | '.join(cell or '' for cell in cells)} |" in README
+    assert found["minutes_of_first_seed"] < 40
+    assert f"(one seed takes {found['minutes_of_first_seed']:.0f} minutes here)" in " ".join(README.split())
     lines = (record.RESULTS / "methods.jsonl").read_text().splitlines()
     runs = [json.loads(line) for line in lines]
     assert sorted((run["method"], run["seed"]) for run in runs) == sorted(
