@@ -187,6 +187,7 @@ def test_what_was_published_meanwhile_does_not_end_a_bench(made: Bench, monkeypa
 @pytest.mark.slow
 def test_more_at_once_than_a_cluster_holds_is_refused_before_anything_is_made(bcls: Any) -> None:
     bcls.run("bench", "methods", "-c", "demo", "--at-once", "1000", settings=(METHODS,), code=2)
-    assert "runtime.workers=2, 1000 at once, needs 1000 CPUs" in bcls.said
+    asked = "runtime.workers=2, 6 at once, needs 6 CPUs"  # two methods, three seeds: no more to do
+    assert asked in bcls.said
     assert "Set --at-once lower" in bcls.said
     assert not (bcls.root / "corpus").exists()
