@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from bcls_core.config import EvaluateSettings, Recipe, RuntimeSettings, Split, load_methods, load_recipe, load_runtime
+from bcls_core.config import EvaluateSettings, Recipe, Split, load_methods, load_recipe, load_runtime
 from bcls_core.errors import BclsError, ConfigError
 from flows import preflight, recipes
-from flows.context import Context, absolute_root
-from flows.options import by_measure
+from flows.artifact_commands import artifacts_app
+from flows.context import Context
+from flows.options import (
+    CaptionRatingsOption,
+    CocoOption,
+    ConfigOption,
+    CorpusOption,
+    ImageGroupsOption,
+    JsonOption,
+    LabelsOption,
+    LocalOption,
+    ModelOption,
+    RatingsOption,
+    RootOption,
+    SetOption,
+    SplitOption,
+    by_measure,
+    open_context,
+    show,
+)
 from flows.pages import check_page
 from flows.process import begin_process
 
@@ -25,41 +42,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-artifacts_app = typer.Typer(help="Versions of corpora, label sets and trainings.", no_args_is_help=True)
 app.add_typer(artifacts_app, name="artifacts")
 bench_app = typer.Typer(help="Comparisons that a recipe describes.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
-ConfigOption = Annotated[str, typer.Option("-c", "--config", help="Recipe: a YAML file or a shipped name.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
-RootOption = Annotated[str | None, typer.Option("--root", envvar="BCLS_ROOT", help="Folder or URL of all artefacts.")]
-LocalOption = Annotated[bool, typer.Option("--local", help="Run the inner work in this process, without Ray.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-CorpusOption = Annotated[
-    str | None, typer.Option("--corpus", help="Corpus version; the newest of the recipe if unset.")
-]
-LabelsOption = Annotated[
-    str | None, typer.Option("--labels", help="Label set version; the newest of the recipe if unset.")
-]
-VersionArgument = Annotated[str, typer.Argument(help="Version, a unique prefix of one, or `current`.")]
-ModelOption = Annotated[
-    str, typer.Option("--model", help="models:/NAME@alias, models:/NAME/VERSION or a training version.")
-]
-SplitOption = Annotated[Split, typer.Option(help="What to evaluate on.")]
-RatingsOption = Annotated[
-    list[Path] | None, typer.Option("--ratings", help="People's ratings of captions for images; may be repeated.")
-]
-CaptionRatingsOption = Annotated[
-    list[Path] | None,
-    typer.Option("--caption-ratings", help="People's ratings of how alike two captions are (STS); may be repeated."),
-]
-ImageGroupsOption = Annotated[
-    Path | None, typer.Option("--image-groups", help="CSV of image_id and group: image-to-image retrieval.")
-]
-CocoOption = Annotated[
-    str | None,
-    typer.Option("--coco", help="`package` or a folder of ground truth: COCO 1K and 5K, CxC, ECCV Caption."),
-]
 _RUN_HELP = "models:/NAME@alias, models:/NAME/VERSION, a training version, or the id of an MLflow run."
 
 
@@ -85,13 +71,7 @@ def _recipe(
     config: str, overrides: list[str] | None, root: str | None, *, local: bool, extra: Sequence[str] = ()
 ) -> tuple[Recipe, Context]:
     recipe = load_recipe(recipes.find(config), [*(overrides or []), *extra])
-    return recipe, _context(recipe.name, recipe.runtime, root, local=local)
-
-
-def _context(name: str, runtime: RuntimeSettings, root: str | None, *, local: bool = False) -> Context:
-    if local:
-        runtime = runtime.model_copy(update={"backend": "local"})
-    return Context(name, runtime, absolute_root(root or runtime.root))
+    return recipe, open_context(recipe.name, recipe.runtime, root, local=local)
 
 
 @app.command()
@@ -115,7 +95,7 @@ def run(
     preflight.check_all(recipe)
     from flows import run as flow
 
-    _show(flow.run(context, recipe), as_json)
+    show(flow.run(context, recipe), as_json)
 
 
 @app.command()
@@ -133,7 +113,7 @@ def ingest(
     preflight.check_ingest(recipe)
     from flows import ingest as flow
 
-    _show(flow.run(context, recipe), as_json)
+    show(flow.run(context, recipe), as_json)
 
 
 @app.command()
@@ -150,7 +130,7 @@ def label(
     preflight.check_models(recipe, label=True, train=False)
     from flows import label as flow
 
-    _show(flow.run(context, recipe, corpus=corpus), as_json)
+    show(flow.run(context, recipe, corpus=corpus), as_json)
 
 
 @app.command()
@@ -195,7 +175,7 @@ def audit(
         cosine=NEAR_COSINE if cosine is None else cosine,
         examples=examples,
     )
-    _show(flow.run(context, recipe, settings, corpus=corpus, labels=labels, html=html, fail_above=fail_above), as_json)
+    show(flow.run(context, recipe, settings, corpus=corpus, labels=labels, html=html, fail_above=fail_above), as_json)
 
 
 @app.command()
@@ -213,7 +193,7 @@ def train(
     preflight.check_models(recipe, label=False, train=True)
     from flows import train as flow
 
-    _show(flow.run(context, recipe, corpus=corpus, labels=labels), as_json)
+    show(flow.run(context, recipe, corpus=corpus, labels=labels), as_json)
 
 
 @app.command()
@@ -233,8 +213,8 @@ def evaluate(
     settings = _evaluate_settings(split, ratings, caption_ratings, image_groups, coco)
     from flows import evaluate as flow
 
-    context = _context("evaluate", load_runtime(overrides or []), root, local=local)
-    _show(flow.run(context, model, settings), as_json)
+    context = open_context("evaluate", load_runtime(overrides or []), root, local=local)
+    show(flow.run(context, model, settings), as_json)
 
 
 @app.command()
@@ -261,8 +241,8 @@ def compare(
         raise ConfigError("compare takes at least two runs.")
     from flows import compare as flow
 
-    context = _context("compare", load_runtime(overrides or []), root, local=local)
-    _show(flow.run(context, runs, settings), as_json)
+    context = open_context("compare", load_runtime(overrides or []), root, local=local)
+    show(flow.run(context, runs, settings), as_json)
 
 
 @app.command()
@@ -291,8 +271,8 @@ def search(
     query = flow.Query(
         text=text, image=image, to=to or ("images" if image is None else "captions"), top=top, split=split
     )
-    context = _context("search", load_runtime(), root)
-    _show(flow.run(context, query, model=model, corpus=corpus, html=html), as_json)
+    context = open_context("search", load_runtime(), root)
+    show(flow.run(context, query, model=model, corpus=corpus, html=html), as_json)
 
 
 @app.command()
@@ -305,10 +285,10 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """What this machine has for training and labelling, what is wrong, and what could not be told."""
-    context = _context("doctor", load_runtime(), root, local=local)
+    context = open_context("doctor", load_runtime(), root, local=local)
     from flows import doctor as flow
 
-    _show(flow.run(context, processes=processes), as_json)
+    show(flow.run(context, processes=processes), as_json)
 
 
 @bench_app.command("methods")
@@ -329,52 +309,7 @@ def bench_methods(
         preflight.check_all(method)
     from flows import bench as flow
 
-    _show(flow.run(context, methods, seeds=1 if quick else seeds, at_once=at_once), as_json)
-
-
-@artifacts_app.command("list")
-def artifacts_list(
-    kind: Annotated[str | None, typer.Argument(help="corpus, labels or training.")] = None,
-    root: RootOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Every published version."""
-    _artifacts("list_versions", root, as_json, kind)
-
-
-@artifacts_app.command("show")
-def artifacts_show(
-    kind: str, version: VersionArgument = "current", root: RootOption = None, as_json: JsonOption = False
-) -> None:
-    """One version: tables, rows, parents, statistics, gates."""
-    _artifacts("show", root, as_json, kind, version)
-
-
-@artifacts_app.command("verify")
-def artifacts_verify(
-    kind: str, version: VersionArgument = "current", root: RootOption = None, as_json: JsonOption = False
-) -> None:
-    """Hash every file again and compare with the manifest."""
-    _artifacts("verify", root, as_json, kind, version)
-
-
-@artifacts_app.command("rollback")
-def artifacts_rollback(kind: str, version: str, root: RootOption = None, as_json: JsonOption = False) -> None:
-    """Make an older version current, by publishing it again."""
-    _artifacts("rollback", root, as_json, kind, version)
-
-
-def _artifacts(command: str, root: str | None, as_json: bool, *arguments: Any) -> None:
-    from flows import artifacts as flow
-
-    _show(getattr(flow, command)(_context("artifacts", load_runtime(), root).root, *arguments), as_json)
-
-
-def _show(result: Any, as_json: bool) -> None:
-    """Every flow's result knows how it is shown: `as_dict()` for programs, `as_text()` for people."""
-    typer.echo(json.dumps(result.as_dict(), indent=2, sort_keys=True) if as_json else result.as_text())
-    if result.exit_code:
-        raise typer.Exit(result.exit_code)
+    show(flow.run(context, methods, seeds=1 if quick else seeds, at_once=at_once), as_json)
 
 
 def main(arguments: list[str] | None = None) -> None:
