@@ -50,6 +50,26 @@ def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> 
     } | ({"live teachers": live} if (live := _live_teachers(settings.live_teachers)) else {})
 
 
+def of_frozen_features(settings: TrainSettings, corpus: Artifact, device: str) -> dict[str, Any]:
+    """Determinants of what a student's frozen towers make of a corpus on a kind of device; empty if not known, as of a
+    student of the user's own."""
+    student = settings.student
+    if not isinstance(student, TwoTowerStudent):
+        return {}
+    digests = _tower_digests(settings)
+    return {
+        "stage": "frozen towers",
+        "algorithm": TRAINING_ALGORITHM,
+        "towers": {
+            side: {"settings": content_of(tower), "model": digests[side]}
+            for side, tower in (("image", student.image), ("text", student.text))
+            if isinstance(tower, PretrainedTower) and not tower.trained
+        },
+        "corpus": corpus.content_digest,
+        "device": device.partition(":")[0],
+    }
+
+
 def of_labels(settings: LabelSettings, corpus: Artifact, frequencies: Artifact | None) -> dict[str, Any]:
     """Determinants of a label set of these settings on this corpus.
 
