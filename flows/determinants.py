@@ -30,7 +30,7 @@ from bcls_core.store import Artifact
 
 TRAINING_ALGORITHM = 5
 GRU_ALGORITHM = 3
-EVALUATION_ALGORITHM = 2
+EVALUATION_ALGORITHM = 3
 """Raised by hand when the same inputs give other results."""
 
 _STAGE_OF_MEASURE = {"embedding": "text-teacher", "cider": "cider", "cider-d": "cider-d"}
@@ -50,24 +50,31 @@ def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> 
     } | ({"live teachers": live} if (live := _live_teachers(settings.live_teachers)) else {})
 
 
-def of_frozen_features(settings: TrainSettings, corpus: Artifact, device: str) -> dict[str, Any]:
-    """Determinants of what a student's frozen towers make of a corpus on a kind of device; empty if not known, as of a
-    student of the user's own."""
-    student = settings.student
-    if not isinstance(student, TwoTowerStudent):
-        return {}
-    digests = _tower_digests(settings)
-    return {
-        "stage": "frozen towers",
-        "algorithm": TRAINING_ALGORITHM,
-        "towers": {
-            side: {"settings": content_of(tower), "model": digests[side]}
-            for side, tower in (("image", student.image), ("text", student.text))
-            if isinstance(tower, PretrainedTower) and not tower.trained
-        },
-        "corpus": corpus.content_digest,
-        "device": device.partition(":")[0],
+def of_frozen_features(training: Mapping[str, Any], corpus: Artifact, device: str) -> dict[str, Any]:
+    """Determinants of what the frozen towers of a training's student make of a corpus on a kind of device.
+
+    Args:
+        training: determinants of the training.
+    Returns:
+        Nothing if no tower is known to be frozen: a student of the user's own may do as it likes.
+    """
+    student, models = training["settings"]["student"], training["models"]
+    towers = {
+        side: {"settings": student[side], "model": models[side]}
+        for side in ("image", "text")
+        if side in models and not student[side]["trained"]
     }
+    return (
+        {}
+        if not towers
+        else {
+            "stage": "frozen towers",
+            "algorithm": training["algorithm"],
+            "towers": towers,
+            "corpus": corpus.content_digest,
+            "device": device.partition(":")[0],
+        }
+    )
 
 
 def of_labels(settings: LabelSettings, corpus: Artifact, frequencies: Artifact | None) -> dict[str, Any]:

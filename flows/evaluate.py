@@ -92,15 +92,18 @@ def query_results(context: Context, evaluated: Evaluated, references: References
 
 
 def _compute(context: Context, training: Artifact, split: str, references: References) -> dict[str, Any]:
+    from bcls_core.training.encode_frozen import KeptFeatures
     from bcls_core.training.evaluate import EvaluateTraining
 
     corpus, labels = _parents(context, training)
+    features = determinants.of_frozen_features(training.manifest.fingerprint, corpus, context.device)
     arguments = {
         "corpus": corpus,
         "labels": labels,
         "training": training,
         "references": references,
         "device": context.device,
+        "kept": KeptFeatures(context.store.filesystem, features) if features else None,
     }
     pieces = [{"piece": f"evaluate-{split}", "split": split}]
     records = context.backend.run(EvaluateTraining, arguments, pieces, draft=None, what="evaluating")

@@ -129,7 +129,7 @@ def _compute(
     job: Job,
 ) -> Artifact:
     # Imported here, so that a training that is there already is found without loading torch and transformers.
-    from bcls_core.training.frozen import EncodeFrozenShard, KeptFeatures
+    from bcls_core.training.encode_frozen import EncodeFrozenShard, KeptFeatures
     from bcls_core.training.initial import BuildInitialStudent
     from bcls_core.training.loop import Engine, TrainingJob
     from flows.fit import fit
@@ -142,7 +142,7 @@ def _compute(
     facts = results(built)[0]
     encoded = []
     if facts["image_tower_frozen"] or facts["caption_tower_frozen"]:
-        features = determinants.of_frozen_features(settings, corpus, context.device)
+        features = determinants.of_frozen_features(determined, corpus, context.device)
         kept = KeptFeatures(context.store.filesystem, features) if features else None
         encode = {"corpus": corpus, "draft": draft, "device": context.device, "kept": kept}
         encoded = context.backend.run(

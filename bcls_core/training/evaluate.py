@@ -31,6 +31,8 @@ from bcls_core.similarity import LabelSetRelevance, measures_of
 from bcls_core.store import Artifact
 from bcls_core.students import Student, load_student
 from bcls_core.training.batches import InputSource
+from bcls_core.training.encode_frozen import FrozenEncoder, KeptFeatures, encode_frozen
+from bcls_core.training.frozen import FrozenFeatures
 from bcls_core.training.gallery import LabelStrips, pair_scores, scores_of
 from bcls_core.training.history import MODEL
 from bcls_core.training.references import References
@@ -47,17 +49,34 @@ class EvaluateTraining:
     """
 
     def __init__(
-        self, corpus: Artifact, labels: Artifact, training: Artifact, references: References, device: str
+        self,
+        corpus: Artifact,
+        labels: Artifact,
+        training: Artifact,
+        references: References,
+        device: str,
+        kept: KeptFeatures | None = None,
     ) -> None:
+        """
+        Args:
+            kept: features of the model's frozen towers; None to make them.
+        """
         self._corpus = corpus
         self._labels = labels
         self._references = references
         self._student = load_student(training.local(MODEL)).to(device).eval()
+        self._frozen = FrozenEncoder(self._student, device, kept)
         self._device = torch.device(device)
 
     def __call__(self, piece: dict[str, Any]) -> dict[str, Any]:
         results = evaluate(
-            self._student, self._corpus, self._labels, piece["split"], self._references, device=self._device
+            self._student,
+            self._corpus,
+            self._labels,
+            piece["split"],
+            self._references,
+            device=self._device,
+            frozen=self._frozen,
         )
         chance = 100.0 * min(10, len(results.image_ids)) / len(results.image_ids)
         sizes = {"images": len(results.image_ids), "captions": len(results.caption_ids), "chance/t2i/r10": chance}
@@ -77,6 +96,7 @@ def evaluate(
     references: References = References(),  # noqa: B008 - frozen
     *,
     device: torch.device | None = None,
+    frozen: FrozenEncoder | None = None,
 ) -> QueryResults:
     """What each query of a split earns from a student.
 
@@ -85,12 +105,15 @@ def evaluate(
     (`true/…`); caption-to-caption retrieval (`c2c/rank`), for a student whose score is a product; and what
     `references` ask for: `human/…`, `sts/…`, `i2i/rank`, `coco-5k/…`, `eccv/…` and so on.
 
+    Args:
+        frozen: makes or finds the features of the student's frozen towers; without, they see each batch as it comes.
     Raises:
         InputError: references are of another dataset.
         ShapeError: a score is NaN.
     """
     rows = CorpusRows(corpus, split)
-    source = InputSource(rows, student.preprocessor)
+    features = encode_frozen(frozen, rows) if frozen else FrozenFeatures()
+    source = InputSource(rows, student.preprocessor, features)
     images, captions = encode_split(student, source, Workers(), device or torch.device("cpu"))
     scores = scores_of(student, images, captions)
     own = positives_of_captions(rows.caption_image, rows.image_count)

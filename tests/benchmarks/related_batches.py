@@ -30,8 +30,8 @@ from bcls_core.metrics.query_results import QueryResults, compare, recipe_interv
 from bcls_core.similarity import LabelSetRelevance, load_gaps
 from bcls_core.store import Artifact, Store
 from bcls_core.students import load_student
+from bcls_core.training.encode_frozen import EncodeFrozenShard
 from bcls_core.training.evaluate import evaluate
-from bcls_core.training.frozen import EncodeFrozenShard
 from bcls_core.training.history import MODEL
 from bcls_core.training.initial import BuildInitialStudent
 from bcls_core.training.loop import TrainingJob, train

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from bcls_core.config import Recipe, load_recipe
+from bcls_core.config import EvaluateSettings, Recipe, load_recipe, load_runtime
 from bcls_core.store import Artifact
-from bcls_core.training import frozen
+from bcls_core.students import load_student
+from bcls_core.training import encode_frozen
+from bcls_core.training.evaluate import evaluate as judge
+from bcls_core.training.history import MODEL
 from flows import recipes
 from flows.context import Context
+from flows.evaluate import evaluate
 from flows.ingest import ingest
 from flows.label import label
 from flows.train import train
@@ -39,13 +43,13 @@ def no_mlflow_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures each shard had that a frozen tower looked at."""
     counts: list[int] = []
-    original = frozen.EncodeFrozenShard._encode_images
+    original = encode_frozen.FrozenEncoder._images
 
     def counting(self: Any, rows: Any, numbers: Any) -> Any:
         counts.append(len(numbers))
         return original(self, rows, numbers)
 
-    monkeypatch.setattr(frozen.EncodeFrozenShard, "_encode_images", counting)
+    monkeypatch.setattr(encode_frozen.FrozenEncoder, "_images", counting)
     return counts
 
 
@@ -78,6 +82,19 @@ def test_the_next_training_of_a_frozen_tower_sees_no_picture(trained: Train, enc
     alone = trained("train.seed=7", "train.objective=[{loss: info-nce}]", root="another")
     assert len(encoded) == 2 * SHARDS
     assert shared.content_digest == alone.content_digest
+
+
+def test_an_evaluation_sees_pictures_once_too(trained: Train, encoded: list[int], tmp_path: Path) -> None:
+    first, second = trained(), trained("train.seed=7")
+    del encoded[:]
+    context = Context("evaluate", load_runtime(["runtime.backend=local"]), str(tmp_path / "root"))
+    metrics = [evaluate(context, training, EvaluateSettings()).metrics for training in (first, second)]
+    assert encoded == [12]
+    for training, found in zip((first, second), metrics, strict=True):
+        corpus, labels = (context.store.resolve(kind, training.manifest.parents[kind]) for kind in ("corpus", "labels"))
+        plain = judge(load_student(training.local(MODEL)), corpus, labels, "test").metrics()
+        assert {name: found[name] for name in plain} == pytest.approx(plain, abs=1e-3)
+    assert encoded == [12]
 
 
 def test_what_determines_features_decides_who_shares_them(trained: Train, encoded: list[int], tmp_path: Path) -> None:
