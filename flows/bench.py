@@ -13,7 +13,7 @@ from bcls_core.errors import ConfigError, StalePublicationError
 from bcls_core.metrics.query_results import QueryResults, compare, recipe_intervals
 from bcls_core.metrics.significance import Difference, Interval
 from bcls_core.store import Artifact
-from bcls_core.training.history import read_history
+from bcls_core.training.history import History, read_history
 from bcls_core.training.references import References
 from flows import determinants, ingest, label, lineage
 from flows.context import Context
@@ -41,8 +41,12 @@ class _Run:
     evaluated: Evaluated
     queries: QueryResults
 
+    @property
+    def history(self) -> History:
+        return read_history(self.training.artifact)
+
     def as_dict(self) -> dict[str, Any]:
-        history = read_history(self.training.artifact)
+        history = self.history
         return {
             "method": self.method,
             "seed": self.seed,
@@ -175,6 +179,10 @@ def _report(context: Context, recipe: Recipe, runs: Mapping[str, Sequence[_Run]]
         if re.fullmatch(shown, metric)
     ]
     hints = ["* the 95 % interval of the difference leaves out 0; p is two-sided, for one comparison alone"]
+    made = [one for of_method in runs.values() for one in of_method]
+    untrained = [f"{one.method}, seed {one.seed}" for one in made if one.history.best_epoch == 0]
+    if untrained:
+        hints.append(f"no epoch was better on val than the untrained student, which was kept: {'; '.join(untrained)}")
     if len(seeds) == 1:
         hints.append("one seed: intervals speak about these trained models, not about the methods")
     hints.append(f"Look at runs:  {context.tracker.how_to_look}  (group them by the tag bcls.method)")

@@ -294,7 +294,9 @@ def doctor(
 @bench_app.command("methods")
 def bench_methods(
     config: ConfigOption = "flickr8k-methods",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method, from train.seed on.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Trainings of each method, from train.seed on; 3 if unset.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same as --seeds 1.")] = False,
     at_once: Annotated[int, typer.Option(min=1, help="Trainings at a time, each in a process of its own.")] = 1,
     overrides: SetOption = None,
@@ -303,13 +305,15 @@ def bench_methods(
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe's methods with several seeds, and compare each with the first, with intervals."""
+    if quick and seeds not in (None, 1):
+        raise ConfigError(f"--quick is --seeds 1, and --seeds {seeds} was given, too. Give one of them.")
     _, context = _recipe(config, overrides, root, local=local)
     methods = load_methods(recipes.find(config), overrides or [])
     for method in methods.values():
         preflight.check_all(method)
     from flows import bench as flow
 
-    show(flow.run(context, methods, seeds=1 if quick else seeds, at_once=at_once), as_json)
+    show(flow.run(context, methods, seeds=1 if quick else seeds or 3, at_once=at_once), as_json)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -88,6 +89,25 @@ def check_models(recipe: Recipe, *, label: bool, train: bool) -> None:
                 )
         elif _looks_like_a_path(model) and not Path(model).is_dir():
             raise ConfigError(f"{place}: {model} is not a folder. Give a model folder, a hub name, or package:NAME.")
+        elif (folder := Path(model).expanduser()).is_dir():
+            _check_model_folder(place, folder)
+
+
+def _check_model_folder(place: str, folder: Path) -> None:
+    """A configuration that can be read, and weights; sentence-transformers may have both in folders of their own."""
+    configurations = sorted(folder.rglob("config.json"))
+    if not configurations:
+        raise ConfigError(f"{place}: {folder} holds no config.json. Give the folder of a whole model.")
+    for path in configurations:
+        try:
+            json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{place}: {path} is no JSON ({error}). Copy the model again.") from error
+    if not any(folder.rglob("*.safetensors")):
+        raise ConfigError(
+            f"{place}: {folder} holds no weights, that is, no *.safetensors. Copy the model again, or convert its "
+            "weights: model.save_pretrained(FOLDER)."
+        )
 
 
 def _models(recipe: Recipe, *, label: bool, train: bool) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ S = TypeVar("S", bound=Section)
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _SECRET = re.compile("password|token|secret|uri")
+_TAGS = ("loss", "kind", "preset", "source")
 
 
 class _Layers(BaseSettings):
@@ -227,7 +228,8 @@ def _problem(item: dict[str, Any], data: Any) -> str:
         suggestion = _suggestion(str(item["loc"][-1]))
         return f"{place}: unknown key.{suggestion}"
     if item["type"] == "missing":
-        return f"{place}: missing. Add it to the recipe or give --set {place}=…"
+        way = "" if "[" in place else f", or give --set {place}=…"  # --set replaces lists whole
+        return f"{place}: missing. Add it to the recipe{way}."
     message = item["msg"].removeprefix("Value error, ")
     speaks_for_itself = item["type"] == "value_error" or _SECRET.search(place)
     return f"{place or 'recipe'}: {message}" + ("" if speaks_for_itself else f"; found {item['input']!r}")
@@ -247,11 +249,21 @@ def _place(location: tuple[int | str, ...], data: Any) -> str:
 
 
 def _suggestion(key: str) -> str:
-    close = difflib.get_close_matches(key, sorted(_known_keys(Recipe)), n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+    known = _known_keys(Recipe)
+    owners = f" It belongs to {', '.join(known[key])}." if known.get(key) else ""
+    close = difflib.get_close_matches(key, sorted(known.keys() - {key}), n=1, cutoff=0.9 if owners else 0.6)
+    return owners + (f" Did you mean {close[0]}?" if close else "")
 
 
-def _known_keys(model: type[BaseModel]) -> set[str]:
+def _known_keys(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Every key that a recipe may have somewhere, and in which parts of it: `loss: info-nce`, `train`."""
     schema = model.model_json_schema()
-    sections = [schema, *schema.get("$defs", {}).values()]
-    return {key for section in sections for key in section.get("properties", {})}
+    names = {part["$ref"]: name for name, part in schema["properties"].items() if "$ref" in part}
+    known: dict[str, list[str]] = {key: ["the recipe's top level"] for key in schema["properties"]}
+    for title, section in schema.get("$defs", {}).items():
+        held = section.get("properties", {})
+        told = next((f"{tag}: {held[tag]['const']}" for tag in _TAGS if "const" in held.get(tag, {})), None)
+        owner = told or names.get(f"#/$defs/{title}")
+        for key in held:
+            known.setdefault(key, []).extend([owner] if owner else [])
+    return known

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from bcls_core.config.base import Section
 from bcls_core.config.label import MeasureName
@@ -56,7 +57,18 @@ def expanded(objective: Any) -> Any:
     if not isinstance(objective, list):
         return objective
     terms: list[Any] = []
-    for term in objective:
+    for place, term in enumerate(objective):
         is_preset = isinstance(term, dict) and "preset" in term
-        terms += CusaReleased.model_validate(term).terms() if is_preset else [term]
+        terms += _preset(term, place).terms() if is_preset else [term]
     return terms
+
+
+def _preset(term: dict[str, Any], place: int) -> CusaReleased:
+    try:
+        return CusaReleased.model_validate(term)
+    except ValidationError as error:
+        problems = [
+            InitErrorDetails(type=item["type"], loc=(place, *item["loc"]), input=item["input"], ctx=item.get("ctx", {}))
+            for item in error.errors()
+        ]
+        raise ValidationError.from_exception_data("objective", problems) from error

@@ -1,4 +1,4 @@
-"""Image features made elsewhere: an `.npz` with `image_id` (N,) strings and `features` (N, D) float16 or float32.
+"""Image features made elsewhere: an `.npz` with `image_id` (N,) strings and `features` (N, D) floats, float64 at most.
 
 Files written by `np.savez` are memory-mapped, so a shard reads its own rows only. Those of `np.savez_compressed` cannot
 be mapped and are unpacked once per process.
@@ -58,7 +58,7 @@ class FeatureFile:
             with zipfile.ZipFile(path) as archive:
                 (n_ids,) = self._header(archive, _IDS, 1, "U", "non-empty (N,) array of strings")[0]
                 shape, self._dtype = self._header(
-                    archive, _FEATURES, 2, "f", "non-empty (N, D) array of float16 or float32"
+                    archive, _FEATURES, 2, "f", "non-empty (N, D) array of float16, float32 or float64"
                 )
                 if n_ids != shape[0]:
                     raise self._error(f"{_IDS} has {n_ids} entries, {_FEATURES} {shape[0]} rows")
@@ -128,7 +128,7 @@ class FeatureFile:
             header_bytes = handle.tell()
         if dtype.hasobject:
             raise self._error(f"{name} holds Python objects, which are never loaded because that would run code")
-        too_wide = kind == "f" and dtype.itemsize > 4
+        too_wide = kind == "f" and dtype.itemsize > 8
         if len(shape) != dimensions or dtype.kind != kind or too_wide or 0 in shape:
             raise self._error(f"{name} is an array of shape {shape} of {dtype}, expected a {expected}")
         if member.file_size != header_bytes + int(np.prod(shape)) * dtype.itemsize:

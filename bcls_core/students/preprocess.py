@@ -94,6 +94,18 @@ class NoImages:
         return {"kind": "features"}
 
 
+def _lacking(folder: Path) -> str:
+    """What an image tower's folder should hold, and does not."""
+    for name in ("config.json", "preprocessor_config.json"):
+        try:
+            json.loads((folder / name).read_text("utf-8"))
+        except FileNotFoundError:
+            return f"An image tower's folder holds config.json and preprocessor_config.json; add {name}."
+        except (OSError, ValueError) as error:
+            return f"Its {name} is no JSON ({first_line(error)}); copy it again."
+    return "Both config.json and preprocessor_config.json are there; name a model whose processor transformers knows."
+
+
 @dataclass(frozen=True)
 class ProcessorImages:
     """A pretrained tower's own image processor, always its PIL form: equal numbers with torchvision and without."""
@@ -115,8 +127,7 @@ class ProcessorImages:
             )
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(
-                f"{folder}: no image processor can be loaded: {first_line(error)}\n"
-                "  An image tower's folder holds preprocessor_config.json beside its config.json; add it."
+                f"{folder}: no image processor can be loaded: {first_line(error)}\n  {_lacking(folder)}"
             ) from error
 
     def __call__(self, images: Sequence[RawImage]) -> dict[str, Tensor]:

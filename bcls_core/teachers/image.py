@@ -182,13 +182,17 @@ def image_teacher_fingerprint(
     }
 
 
-def unit_rows(wide: NDArray[np.float64], names: Sequence[str], who: str) -> Rows:
+_DROP = "Drop the image from the corpus, or use another teacher."
+
+
+def unit_rows(wide: NDArray[np.float64], names: Sequence[str], who: str, way_out: str = _DROP) -> Rows:
     """Rows over their norms, rounded to fp16.
 
     Args:
         wide: (rows, dimension).
         names: of the pictures.
         who: begins the error, such as "model 'dinov2' gives".
+        way_out: ends it.
     Raises:
         ModelError: a row is not finite, or has no direction.
     """
@@ -197,9 +201,7 @@ def unit_rows(wide: NDArray[np.float64], names: Sequence[str], who: str) -> Rows
     if not usable.all():
         place = int(np.argmin(usable))
         what = "nothing but zeros" if peaks[place] == 0 else "numbers that are not finite"
-        raise ModelError(
-            f"{who} {what} for image {names[place]!r}. Drop the image from the corpus, or use another teacher."
-        )
+        raise ModelError(f"{who} {what} for image {names[place]!r}. {way_out}")
     scaled = wide / peaks[:, None]  # so that squares neither overflow nor vanish
     unit: Rows = (scaled / np.linalg.norm(scaled, axis=1, keepdims=True)).astype(np.float16)
     return unit

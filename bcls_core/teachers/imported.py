@@ -71,7 +71,8 @@ class ImportedFeatures:
                 f"{lacking[0]!r}. "
                 "Add them, or ingest a corpus without these images."
             )
-        return unit_rows(wide.astype(np.float64), image_ids, f"{self._file} holds")
+        way_out = "Correct it there, or leave the image out of the corpus."
+        return unit_rows(wide.astype(np.float64), image_ids, f"{self._file} holds", way_out)
 
 
 def imported_fingerprint(file: Path, ids: Path | None = None) -> dict[str, Any]:
@@ -110,7 +111,8 @@ class _Vectors:
 
     def __init__(self, file: Path, ids: Sequence[str], vectors: NDArray[Any]) -> None:
         if len(ids) != len(vectors):
-            raise CorpusError(f"{file}: has {len(vectors)} rows for {len(ids)} ids. Give one id for each row.")
+            empty = f", {ids.count('')} of them empty" if "" in ids else ""
+            raise CorpusError(f"{file}: has {len(vectors)} rows for {len(ids)} ids{empty}. Give one id for each row.")
         self._row_of = {name: row for row, name in enumerate(ids)}
         if len(self._row_of) != len(ids):
             twice = next(name for row, name in enumerate(ids) if self._row_of[name] != row)
@@ -165,10 +167,18 @@ def _parquet(file: Path) -> tuple[list[str], NDArray[Any]]:
         raise CorpusError(f"{file}: {_FEATURES} is a column of {column.type}. Write lists of floats, one an image.")
     if nulls := column.null_count + table[_IDS].null_count:
         raise CorpusError(f"{file}: {nulls} of its ids and vectors are null. Leave such images out.")
-    lengths = set(column.value_lengths().to_pylist())
+    if not len(column):
+        raise CorpusError(f"{file}: holds no rows. Write the vector of each image.")
+    each = column.value_lengths().to_pylist()
+    lengths = set(each)
     values = column.flatten().to_numpy(zero_copy_only=False)
     if len(lengths) != 1 or len(values) != len(column) * max(lengths):
-        raise CorpusError(f"{file}: {_FEATURES} has lists of lengths {sorted(lengths)[:5]}, expected one length.")
+        usual = max(lengths, key=each.count)
+        odd = next((str(name) for name, one in zip(table[_IDS].to_pylist(), each, strict=True) if one != usual), "")
+        raise CorpusError(
+            f"{file}: {_FEATURES} has lists of lengths {sorted(lengths)[:5]}, that of image {odd!r} unlike most. Write "
+            "vectors of one length."
+        )
     return [str(name) for name in table[_IDS].to_pylist()], _checked(file, values.reshape(len(column), -1))
 
 

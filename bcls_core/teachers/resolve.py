@@ -120,5 +120,5 @@ def _package_folder(package: str) -> Path:
             return folder.absolute()
     raise ModelError(
         f"model {PACKAGE_PREFIX}{package}: the package is installed, but no folder in it holds a config.json.\n"
-        f"  pip install --force-reinstall {package}, or name a folder."
+        "  Install it again if it should carry a model, or name a folder."
     )

@@ -211,7 +211,13 @@ def _groups_of(image_ids: Sequence[str], groups: Mapping[str, str]) -> list[str]
             f"image groups: {len(missing)} of {len(image_ids)} images have none, such as {missing[0]!r}. "
             "Give the group of every image of the split."
         )
-    return [groups[image_id] for image_id in image_ids]
+    found = [groups[image_id] for image_id in image_ids]
+    if len(set(found)) == len(found):
+        raise InputError(
+            f"image groups: each of the {len(found)} images of the split is alone in its group, so there is nothing to "
+            "find. Give images of one kind the same group, or leave --image-groups out."
+        )
+    return found
 
 
 def _rated(scores: Strips, rows: CorpusRows, ratings: Ratings) -> RatedPairs:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bcls_core.config import AugmentSettings, Split
+from bcls_core.config import AugmentSettings, ObjectiveTerm, Split
+from bcls_core.config.objective import BinaryTerm
 from bcls_core.data.rows import CorpusRows
 from bcls_core.errors import ConfigError
 from bcls_core.similarity import LabelSetRelevance, load_gaps, measures_of
@@ -22,6 +25,11 @@ from bcls_core.training.teaching import TeacherSource
 
 if TYPE_CHECKING:
     from bcls_core.training.loop import TrainingJob
+
+_SAMPLE = 64  # images whose labels are looked at before the first step
+_SUSPICIOUS = 0.5  # share of pairs that are no negatives, from which on people are told
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ def open_sources(job: TrainingJob, student: Student, device: torch.device) -> So
         student: whole, on the device.
     Raises:
         ConfigError: the student's image side starts at features and pictures are to be varied, a teacher is not there,
-            or scores within a side are asked for and the student has no vectors there.
+            scores within a side are asked for and the student has no vectors there, or labels leave a loss no
+            negatives.
         StoreError: the label set lacks something, is of another corpus, or a file is missing or damaged.
         ModelError: a live teacher cannot be loaded.
     """
@@ -48,6 +57,7 @@ def open_sources(job: TrainingJob, student: Student, device: torch.device) -> So
     objective = _objective(job, student, inputs, device)
     rows = inputs.rows
     opened = {name: LabelSetRelevance(labels, name, "train") for name in sorted(objective.measures)}
+    _require_negatives(job.settings.objective, opened, rows)
     teachers = TeacherSource(labels, job.settings.live_teachers, rows, job.device)
     train = BatchSource(
         inputs,
@@ -57,6 +67,38 @@ def open_sources(job: TrainingJob, student: Student, device: torch.device) -> So
     )
     judged = {name: LabelSetRelevance(labels, name, "val") for name in measures_of(labels)}
     return Sources(objective, train, BatchSource(_inputs(job, student, "val"), judged))
+
+
+def _require_negatives(
+    terms: Sequence[ObjectiveTerm], relevances: Mapping[str, LabelSetRelevance], rows: CorpusRows
+) -> None:
+    """Labels of a sample of images and captions of other images: a threshold below all of them leaves no negatives."""
+    images = np.unique(np.linspace(0, rows.image_count - 1, _SAMPLE).astype(np.int64))
+    captions = [rows.caption_ids[rows.captions_of(row)] for row in images]
+    other = ~np.eye(len(images), dtype=np.bool_)
+    for place, term in enumerate(terms):
+        if not isinstance(term, BinaryTerm) or term.related is None or len(images) < 2:
+            continue
+        related = term.related
+        labels = relevances[related.relevance].rows(captions, np.array([own[0] for own in captions]))[other]
+        share = float((labels > related.above).mean())
+        of_these = f"labels {related.relevance} of {len(labels)} pairs of an image and a caption of another"
+        if share == 1.0:
+            raise ConfigError(
+                f"train.objective[{place}].related.above: all {of_these} are above {related.above:g}, from "
+                f"{labels.min():.3g} on, so {term.loss} would have no negatives. Raise it, towards 1."
+            )
+        if share > _SUSPICIOUS:
+            _LOG.warning(
+                "train.objective[%d].related: %.0f %% of the %s are above %g, and no negatives of %s. Their median is "
+                "%.3g.",
+                place,
+                100 * share,
+                of_these,
+                related.above,
+                term.loss,
+                np.median(labels),
+            )
 
 
 def _inputs(job: TrainingJob, student: Student, split: Split) -> InputSource:

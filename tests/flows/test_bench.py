@@ -141,6 +141,19 @@ def test_the_command_says_the_same(made: Bench, make_bcls: Callable[..., Any], t
     assert found == json.loads(json.dumps(made.result.as_dict()))
     quick = bcls.run("bench", "methods", "-c", "demo", "--quick", "--local", settings=made.settings)
     assert "1 seed of each method" in quick
+    bcls.run("bench", "methods", "-c", "demo", "--quick", "--seeds", "3", "--local", settings=made.settings, code=2)
+    assert "--quick is --seeds 1, and --seeds 3 was given, too" in bcls.said
+
+
+def test_a_method_that_stayed_as_it_was_is_named(made: Bench) -> None:
+    still = {name: with_rate(method, 1e-30) if name == "hardest" else method for name, method in made.methods.items()}
+    said = bench.run(made.context, still, seeds=1).as_text()
+    assert "no epoch was better on val than the untrained student, which was kept: hardest, seed 5" in said
+    assert "untrained" not in made.result.as_text()
+
+
+def with_rate(recipe: Recipe, rate: float) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"learning_rate": rate})})
 
 
 def test_a_recipe_without_methods_is_refused_before_anything_is_made(bcls: Any) -> None:

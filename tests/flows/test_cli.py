@@ -106,3 +106,24 @@ def test_a_flow_is_a_module_too(flow: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f" {flow} " in done.stdout
+
+
+def test_a_folder_that_is_no_whole_model_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    root = tmp_path / "root"
+    teachers = f"label.image_teachers={{seen: {{kind: vision, model: {folder}}}}}"
+    for add, said in (
+        (lambda: None, "label.image_teachers.seen.model: {} holds no config.json"),
+        (lambda: (folder / "config.json").write_text("{"), "seen.model: {}/config.json is no JSON"),
+        (lambda: (folder / "config.json").write_text("{}"), "seen.model: {} holds no weights"),
+    ):
+        add()
+        done = bcls(
+            *("run", "-c", "demo", "--local", "--root", str(root), "--set", teachers),
+            cwd=tmp_path,
+            PYTHONPATH=str(Path(__file__).parents[2]),
+        )
+        assert done.returncode == 2, done.stderr
+        assert said.format(folder) in done.stderr
+        assert not root.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -402,6 +403,26 @@ def test_a_recipe_trains_on_soft_labels_of_the_whole_corpus(ground: Ground) -> N
         ground.setting(looks, objective, "label.soft_labels=null")
     with pytest.raises(ConfigError, match="are probabilities already"):
         ground.setting(looks, "train.objective=[{loss: soft-label, labels: corpus, mode: dot}]")
+
+
+def test_a_threshold_that_leaves_no_negatives_is_refused(ground: Ground, caplog: pytest.LogCaptureFixture) -> None:
+    corpus, labels = ground.labels({})
+    related = (
+        "train.objective=[{loss: kendall, relevance: cider}, {loss: triplet, related: {relevance: cider, above: %s}}]"
+    )
+    with pytest.raises(
+        ConfigError, match=r"objective\[1\]\.related\.above: all labels cider of 1560 pairs .* above -0\.5"
+    ):
+        train(*ground.setting({}, related % -0.5), corpus, labels)
+    scored = LabelSetRelevance(labels, "cider", "train")
+    rows = CorpusRows(corpus, "train")
+    own = [rows.caption_ids[rows.captions_of(row)] for row in range(40)]
+    values = scored.rows(own, np.array([ids[0] for ids in own]))[~np.eye(40, dtype=bool)]
+    most = float(np.quantile(values, 0.3))
+    with caplog.at_level(logging.WARNING):
+        train(*ground.setting({}, related % most), corpus, labels)
+    share = 100 * (values > most).mean()
+    assert f"objective[1].related: {share:.0f} % of the labels cider of 1560 pairs" in caplog.text
 
 
 def test_a_corpus_of_features_can_be_its_own_teacher(tmp_path: Path, make_features: Callable[[Path], str]) -> None:

@@ -42,6 +42,20 @@ def test_set_wins_over_environment_wins_over_file(monkeypatch: pytest.MonkeyPatc
     [
         ("train.epoch=3", "train.epoch: unknown key. Did you mean epochs?"),
         ("train.student.image.sizes=3", "train.student.image.sizes: unknown key. Did you mean size?"),
+        (
+            "train.objective=[{loss: kendall, relevance: cider, related: {}}]",
+            "train.objective[0].related: unknown key. It belongs to loss: info-nce, loss: siglip, loss: triplet.",
+        ),
+        ("train.live_teachers={image: {}}", "image: unknown key. It belongs to kind: two-tower. Did you mean images?"),
+        ("train.label={}", "train.label: unknown key. It belongs to the recipe's top level."),
+        (
+            "train.objective=[{loss: info-nce}, {preset: cusa-released, labels: corpus}]",
+            "train.objective[1].labels: unknown key. It belongs to loss: soft-label.",
+        ),
+        (
+            "train.objective=[{preset: cusa-released, alpha: 3}]",
+            "train.objective[0]: give alpha and beta, or neither: a backbone's go together",
+        ),
         ("ingest.seed=abc", "ingest.seed: Input should be a valid integer"),
         ("label.neighbours=0", "label.neighbours: Input should be greater than 0; found 0"),
         ("train.objective=[{loss: magic}]", "train.objective[0]: Input tag 'magic'"),
@@ -329,3 +343,12 @@ def test_content_that_came_later_is_left_out_where_it_is_the_default() -> None:
     )
     assert "regions" not in without
     assert given["regions"] is True
+
+
+def test_what_is_missing_in_a_list_is_not_to_be_set() -> None:
+    with pytest.raises(ConfigError, match=r"\[0\]\.related\.above: missing\. Add it to the recipe\.$"):
+        recipe_with("train.objective=[{loss: triplet, related: {relevance: cider}}]")
+    with pytest.raises(
+        ConfigError, match=r"ingest\.annotations: missing\. Add it to the recipe, or give --set ingest\.annotations=…"
+    ):
+        recipe_with("ingest={source: karpathy}")

@@ -72,8 +72,8 @@ def test_rows_that_are_not_finite_in_float16_are_rejected(tmp_path: Path, value:
         ({"image_id": IDS[:2]}, "image_id has 2 entries, features 3 rows"),
         ({"image_id": np.array(["a", "b", "a"])}, "image_id 'a' stands in rows 0 and 2"),
         (
-            {"features": MATRIX.astype(np.float64)},
-            "of float64, expected a non-empty (N, D) array of float16 or float32",
+            {"features": MATRIX.astype(np.longdouble)},
+            "of float128, expected a non-empty (N, D) array of float16, float32 or float64",
         ),
         ({"features": MATRIX.astype(np.int32)}, "of int32"),
         ({"features": MATRIX[None]}, "shape (1, 3, 4)"),

@@ -63,7 +63,7 @@ def test_images_without_vectors_are_counted_and_named(tmp_path: Path, form: str)
 def test_unusable_vectors_are_named(tmp_path: Path, form: str, value: float, what: str) -> None:
     vectors = VECTORS.copy()
     vectors[1] = value
-    with pytest.raises(ModelError, match=rf"{what} for image 'b.jpg'"):
+    with pytest.raises(ModelError, match=rf"{what} for image 'b.jpg'\. Correct it there"):
         ImportedFeatures(*save(tmp_path, form, vectors=vectors)).encode(ORDER)
 
 
@@ -84,7 +84,9 @@ def test_pickled_objects_are_refused_with_the_way_out(tmp_path: Path) -> None:
         ("parquet", ["a.jpg", "b.jpg", "a.jpg"], VECTORS, "image 'a.jpg' has two rows"),
         ("npy", IDS, VECTORS[0], r"shape \(3,\) of float32, expected \(images, dimension\)"),
         ("npy", IDS, VECTORS.astype(int), "of int64, expected"),
-        ("parquet", IDS, [[1.0], [1.0, 2.0], [3.0]], r"lists of lengths \[1, 2\]"),
+        ("npy", [*IDS, ""], VECTORS, "has 3 rows for 4 ids, 1 of them empty"),
+        ("parquet", IDS, [[1.0], [1.0, 2.0], [3.0]], r"lists of lengths \[1, 2\], that of image 'b.jpg' unlike most"),
+        ("parquet", [], pa.array([], pa.list_(pa.float32())), "holds no rows"),
         ("parquet", IDS, [[1.0], None, [3.0]], "1 of its ids and vectors are null"),
         ("parquet", ["a.jpg", None, None], VECTORS, "2 of its ids and vectors are null"),
         ("npy", [], VECTORS[:0], r"shape \(0, 3\) of float32, expected .* np.asarray"),

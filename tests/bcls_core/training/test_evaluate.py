@@ -209,3 +209,9 @@ def test_benchmarks_of_coco_are_metrics_with_intervals(ground: Any, student: Stu
         assert intervals[name].low <= found[name] <= intervals[name].high
     with pytest.raises(InputError, match="300 of the 300 captions of the COCO 5K test are not there"):
         evaluate(student, ground.corpus, ground.labels, SPLIT, References(coco=truth))
+
+
+def test_groups_of_one_image_each_are_refused(ground: Any, student: Student, rows: CorpusRows) -> None:
+    alone = References(image_groups={name: name for name in rows.image_ids})
+    with pytest.raises(InputError, match=r"each of the \d+ images of the split is alone in its group"):
+        evaluate(student, ground.corpus, ground.labels, SPLIT, alone)
