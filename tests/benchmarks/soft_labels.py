@@ -3,7 +3,8 @@
 Compares by `bcls bench methods` InfoNCE alone with soft labels across the sides beside it (CSA), within them (USA),
 and both, three seeds each: on the recipe `coco-mini-cusa`, also with the label set's corpus-wide soft labels, on its
 val and test splits, and on `flickr8k-methods`, on its test split. On val, corpus-wide soft labels of two temperatures
-are compared with those of the batch. All four directions of retrieval: images are of one kind where a detector finds the same classes of objects.
+are compared with those of the batch. All four directions of retrieval: images are of one kind where a detector finds
+the same classes of objects.
 Writes `tests/benchmarks/results/soft_labels.json`. With a ROOT, what was trained there already is not trained again.
 """
 
