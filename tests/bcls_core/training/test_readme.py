@@ -80,6 +80,38 @@ def test_what_soft_labels_cost_is_what_was_measured() -> None:
     assert f"make it {times['live teachers']:.1f} times as long, in {memory['live teachers']:,} MiB" in TEXT
 
 
+def soft_label_rows(found: Any) -> list[str]:
+    """The table of what soft labels change: a row for each recipe and method."""
+    shown = ("i2t/r1", "t2i/r1", "i2i/r1", "c2c/r1", "rsum")
+    names = ("InfoNCE", "CSA", "USA", "CSA and USA", "CUSA", "CSA and USA corpus-wide")
+    rows = []
+    for recipe, splits in found["recipes"].items():
+        methods = splits["test"]["methods"]
+        for name in [one for one in names if one in methods]:
+            cells = []
+            for metric in shown:
+                own, less = methods[name]["metrics"][metric], methods[name]["differences"].get(metric)
+                value, of = (own["estimate"], own) if less is None else (less["difference"], less)
+                sign = "" if less is None or value < 0 else "+"
+                cells.append(sign + with_interval(value, (of["low"], of["high"]), 1))
+            rows.append(f"| `{recipe}` | {name} | {' | '.join(cells)} |")
+    return rows
+
+
+def test_what_soft_labels_change_is_what_was_measured() -> None:
+    found = record.read("soft_labels")
+    assert all(split["seeds"] == [0, 1, 2] for splits in found["recipes"].values() for split in splits.values())
+    shown = [line for line in README.splitlines() if re.match(r"\| `(coco-mini-cusa|flickr8k-methods)` \|", line)]
+    assert shown == soft_label_rows(found)
+    by_temperature = found["recipes"]["coco-mini-cusa"]["val"]["corpus-wide less batch, by temperature"]
+    said = {}
+    for temperature, metrics in by_temperature.items():
+        rsum = metrics["rsum"]
+        said[temperature] = with_interval(rsum["difference"], (rsum["low"], rsum["high"]), 1)
+    assert f"rsum differs by {said['1.0']} on the validation split" in TEXT
+    assert f"at the default, 0.05, by {said['0.05']}" in TEXT
+
+
 def test_what_it_costs_is_what_was_measured() -> None:
     throughput, cache = record.read("training_throughput"), record.read("gradient_cache")
     pairs = throughput["pairs a second"]
