@@ -23,7 +23,7 @@ def artifacts_list(
 
 
 @artifacts_app.command("show")
-def artifactsshow(
+def artifacts_show(
     kind: str, version: VersionArgument = "current", root: RootOption = None, as_json: JsonOption = False
 ) -> None:
     """One version: tables, rows, parents, statistics, gates."""

@@ -30,6 +30,7 @@ from bcls_core.store import Artifact
 
 TRAINING_ALGORITHM = 5
 GRU_ALGORITHM = 3
+FROZEN_ALGORITHM = 1
 EVALUATION_ALGORITHM = 3
 """Raised by hand when the same inputs give other results."""
 
@@ -50,31 +51,28 @@ def of_training(settings: TrainSettings, corpus: Artifact, labels: Artifact) -> 
     } | ({"live teachers": live} if (live := _live_teachers(settings.live_teachers)) else {})
 
 
-def of_frozen_features(training: Mapping[str, Any], corpus: Artifact, device: str) -> dict[str, Any]:
-    """Determinants of what the frozen towers of a training's student make of a corpus on a kind of device.
+def of_frozen_features(training: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Determinants of what the frozen towers of a training's student make of pictures and captions on a kind of device.
 
     Args:
         training: determinants of the training.
     Returns:
         Nothing if no tower is known to be frozen: a student of the user's own may do as it likes.
     """
-    student, models = training["settings"]["student"], training["models"]
+    student, models = training["settings"]["student"], training.get("models", {})
     towers = {
         side: {"settings": student[side], "model": models[side]}
         for side in ("image", "text")
-        if side in models and not student[side]["trained"]
+        if side in models and not student[side].get("trained", True)
     }
-    return (
-        {}
-        if not towers
-        else {
-            "stage": "frozen towers",
-            "algorithm": training["algorithm"],
-            "towers": towers,
-            "corpus": corpus.content_digest,
-            "device": device.partition(":")[0],
-        }
-    )
+    if not towers:
+        return {}
+    return {
+        "stage": "frozen towers",
+        "algorithm": FROZEN_ALGORITHM,
+        "towers": towers,
+        "device": device.partition(":")[0],
+    }
 
 
 def of_labels(settings: LabelSettings, corpus: Artifact, frequencies: Artifact | None) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _compute(context: Context, training: Artifact, split: str, references: Refer
     from bcls_core.training.evaluate import EvaluateTraining
 
     corpus, labels = _parents(context, training)
-    features = determinants.of_frozen_features(training.manifest.fingerprint, corpus, context.device)
+    features = determinants.of_frozen_features(training.manifest.fingerprint, context.device)
     arguments = {
         "corpus": corpus,
         "labels": labels,

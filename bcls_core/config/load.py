@@ -256,14 +256,18 @@ def _suggestion(key: str) -> str:
 
 
 def _known_keys(model: type[BaseModel]) -> dict[str, list[str]]:
-    """Every key that a recipe may have somewhere, and in which parts of it: `loss: info-nce`, `train`."""
+    """Every key that a recipe may have somewhere, and which parts of it have it: `loss: info-nce`, `train`."""
     schema = model.model_json_schema()
-    names = {part["$ref"]: name for name, part in schema["properties"].items() if "$ref" in part}
+    sections = {f"#/$defs/{title}": section for title, section in schema.get("$defs", {}).items()}
+    held_by: dict[str, list[str]] = {place: [] for place in sections}
+    for section in (schema, *sections.values()):
+        for name, part in section.get("properties", {}).items():
+            for place in set(re.findall(r"#/\$defs/\w+", str(part))):
+                held_by[place].append(name)
     known: dict[str, list[str]] = {key: ["the recipe's top level"] for key in schema["properties"]}
-    for title, section in schema.get("$defs", {}).items():
+    for place, section in sections.items():
         held = section.get("properties", {})
-        told = next((f"{tag}: {held[tag]['const']}" for tag in _TAGS if "const" in held.get(tag, {})), None)
-        owner = told or names.get(f"#/$defs/{title}")
+        told = [f"{tag}: {held[tag]['const']}" for tag in _TAGS if "const" in held.get(tag, {})]
         for key in held:
-            known.setdefault(key, []).extend([owner] if owner else [])
+            known[key] = sorted({*known.get(key, []), *(told[:1] or held_by[place])})
     return known

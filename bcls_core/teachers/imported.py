@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -173,7 +174,7 @@ def _parquet(file: Path) -> tuple[list[str], NDArray[Any]]:
     lengths = set(each)
     values = column.flatten().to_numpy(zero_copy_only=False)
     if len(lengths) != 1 or len(values) != len(column) * max(lengths):
-        usual = max(lengths, key=each.count)
+        usual = Counter(each).most_common(1)[0][0]
         odd = next((str(name) for name, one in zip(table[_IDS].to_pylist(), each, strict=True) if one != usual), "")
         raise CorpusError(
             f"{file}: {_FEATURES} has lists of lengths {sorted(lengths)[:5]}, that of image {odd!r} unlike most. Write "

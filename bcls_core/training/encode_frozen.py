@@ -26,7 +26,7 @@ from bcls_core.students import Student, TwoTower
 from bcls_core.teachers.embedding_cache import FOLDER
 from bcls_core.teachers.lanes import in_lanes
 from bcls_core.training.batches import InputSource
-from bcls_core.training.frozen import FrozenFeatures, Side, leave_frozen, loaded, name_of_shard, table_of
+from bcls_core.training.frozen import FrozenFeatures, Side, leave_frozen, loaded, table_of
 from bcls_core.training.initial import load_initial
 
 _SIDES: tuple[Side, ...] = ("images", "captions")
@@ -37,9 +37,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class KeptFeatures:
-    """Files of features, whole shards of a side, by what determines them; each is followed by its sha256.
+    """Files of features, by the towers that made them and the corpus file whose rows they are of, each followed by its
+    own sha256. So corpora that have a file in common, in whatever other company, share its features.
 
-    A shard's rows are made in the same batches whoever makes them, so whoever keeps them keeps the same numbers (on
+    A file's rows are made in the same batches whoever makes them, so whoever keeps them keeps the same numbers (on
     processors of the same kind).
     """
 
@@ -47,7 +48,7 @@ class KeptFeatures:
         """
         Args:
             filesystem: a root, for example a store's.
-            determinants: of the features: towers, corpus, device.
+            determinants: of the features, beside the rows: towers, device.
         """
         self._filesystem = filesystem
         self._folder = f"{FOLDER}/{name_of(determinants)[:32]}"
@@ -55,9 +56,13 @@ class KeptFeatures:
     def read(self, name: str) -> bytes | None:
         """What was kept under a name; None if nothing was, or if it is damaged."""
         path = f"{self._folder}/{name}"
-        if not self._filesystem.exists(path):
+        try:
+            data = self._filesystem.read(path)
+        except FileNotFoundError:
             return None
-        data = self._filesystem.read(path)
+        except OSError as error:
+            _LOG.warning("%s/%s cannot be read, its rows are encoded: %s", self._filesystem.url, path, error)
+            return None
         content, digest = data[:-_DIGEST], data[-_DIGEST:]
         if hashlib.sha256(content).digest() == digest:
             return content
@@ -65,8 +70,12 @@ class KeptFeatures:
         return None
 
     def keep(self, name: str, content: bytes) -> None:
-        """Seen whole or not at all, also by readers at this moment."""
-        self._filesystem.write(f"{self._folder}/{name}", content + hashlib.sha256(content).digest())
+        """Seen whole or not at all, also by readers at this moment. What cannot be written is not kept."""
+        path = f"{self._folder}/{name}"
+        try:
+            self._filesystem.write(path, content + hashlib.sha256(content).digest())
+        except OSError as error:
+            _LOG.warning("%s/%s cannot be kept for later trainings: %s", self._filesystem.url, path, error)
 
 
 class FrozenEncoder:
@@ -80,7 +89,7 @@ class FrozenEncoder:
         self._student = student.to(device).eval()
         self._device = device
         self._kept = kept
-        if self.sides:
+        if self._student.image_tower_frozen:
             module: nn.Module = self._student
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -92,7 +101,7 @@ class FrozenEncoder:
 
     def encode(self, side: Side, rows: CorpusRows, shard: int) -> bytes:
         """A `.npy` file of (rows, features) fp32: the shard's rows of `rows`, in their order."""
-        name = name_of_shard(side, shard)
+        name = f"{side}-{rows.corpus.parts(side)[shard].sha256}.npy"
         data = self._kept.read(name) if self._kept else None
         if data is None:
             image_rows, caption_rows = rows.rows_of_shard(shard)

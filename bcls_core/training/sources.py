@@ -86,7 +86,7 @@ def _require_negatives(
         if share == 1.0:
             raise ConfigError(
                 f"train.objective[{place}].related.above: all {of_these} are above {related.above:g}, from "
-                f"{labels.min():.3g} on, so {term.loss} would have no negatives. Raise it, towards 1."
+                f"{labels.min():.3g} on, so {term.loss} would have hardly a negative. Raise it, towards 1."
             )
         if share > _SUSPICIOUS:
             _LOG.warning(

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bcls_core.config import load_recipe
+from flows import preflight, recipes
+
 PROBE = """
 import sys
 from flows.cli import main
@@ -127,3 +130,18 @@ def test_a_folder_that_is_no_whole_model_is_refused_before_anything_is_made(tmp_
         assert done.returncode == 2, done.stderr
         assert said.format(folder) in done.stderr
         assert not root.exists()
+
+
+def test_whole_models_of_any_layout_are_taken(tmp_path: Path) -> None:
+    """Sentence-transformers keeps weights in folders, or needs no config.json; other folders are nobody's business."""
+    (tmp_path / "nested" / "0_Transformer").mkdir(parents=True)
+    (tmp_path / "nested" / "modules.json").write_text("[]")
+    (tmp_path / "nested" / "0_Transformer" / "model.safetensors").touch()
+    (tmp_path / "plain" / "checkpoint-5").mkdir(parents=True)
+    (tmp_path / "plain" / "config.json").write_text("{}")
+    (tmp_path / "plain" / "checkpoint-5" / "config.json").write_text("cut o")
+    (tmp_path / "plain" / "model-00001-of-00002.safetensors").touch()
+    for folder in ("nested", "plain"):
+        measures = f"label.measures={{minilm: {{kind: embedding, model: {tmp_path / folder}}}}}"
+        objective = "train.objective=[{loss: kendall, relevance: minilm}]"
+        preflight.check_models(load_recipe(recipes.find("demo"), [measures, objective]), label=True, train=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,29 @@ def test_what_determines_features_decides_who_shares_them(trained: Train, encode
     save_file(weights, tmp_path / "elsewhere" / "model.safetensors", metadata={"format": "pt"})
     trained("train.seed=8", tower="elsewhere")
     assert len(encoded) == 4 * SHARDS
+
+
+def test_features_outlive_a_corpus_that_is_cut_another_way(trained: Train, tmp_path: Path) -> None:
+    alone = trained("train.seed=7")
+    (tmp_path / "other").mkdir()
+    shutil.copytree(tmp_path / "root" / "embeddings", tmp_path / "other" / "embeddings")
+    for images in (12, 20):
+        again = trained("train.seed=7", f"runtime.shard_images={images}", root="other")
+        assert again.content_digest == alone.content_digest
+        for kind in ("corpus", "labels", "training"):
+            shutil.rmtree(tmp_path / "other" / kind)
+
+
+def test_features_that_cannot_be_kept_are_used_all_the_same(
+    trained: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = trained()
+    (tmp_path / "full" / "embeddings").mkdir(parents=True)
+    towers = next(path.name for path in (tmp_path / "root" / "embeddings").iterdir() if [*path.glob("images-*")])
+    (tmp_path / "full" / "embeddings" / towers).write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        assert trained(root="full").content_digest == expected.content_digest
+    assert "cannot be kept for later trainings" in caplog.text
 
 
 def test_damaged_features_are_made_again(
