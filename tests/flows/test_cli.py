@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bcls_core.config import load_recipe
+from bcls_core.errors import ConfigError
 from flows import preflight, recipes
 
 PROBE = """
@@ -141,7 +142,17 @@ def test_whole_models_of_any_layout_are_taken(tmp_path: Path) -> None:
     (tmp_path / "plain" / "config.json").write_text("{}")
     (tmp_path / "plain" / "checkpoint-5" / "config.json").write_text("cut o")
     (tmp_path / "plain" / "model-00001-of-00002.safetensors").touch()
-    for folder in ("nested", "plain"):
+
+    def check(folder: str) -> None:
         measures = f"label.measures={{minilm: {{kind: embedding, model: {tmp_path / folder}}}}}"
         objective = "train.objective=[{loss: kendall, relevance: minilm}]"
         preflight.check_models(load_recipe(recipes.find("demo"), [measures, objective]), label=True, train=False)
+
+    for folder, needed in (
+        ("nested", "0_Transformer/model.safetensors"),
+        ("plain", "model-00001-of-00002.safetensors"),
+    ):
+        check(folder)
+        (tmp_path / folder / needed).unlink()
+        with pytest.raises(ConfigError, match="holds no weights"):
+            check(folder)

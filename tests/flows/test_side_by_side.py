@@ -104,6 +104,7 @@ def test_threads_that_were_asked_for_are_kept(tmp_path: Path, monkeypatch: pytes
 
 def test_works_are_done_at_the_same_time(tmp_path: Path) -> None:
     run_side_by_side([Work("a", meet, (tmp_path, "a", "b")), Work("b", meet, (tmp_path, "b", "a"))], at_once=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"], "each waited for the other"
 
 
 def test_a_failure_has_its_class_and_the_name_and_ends_the_others(tmp_path: Path) -> None:

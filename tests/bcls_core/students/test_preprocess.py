@@ -108,3 +108,17 @@ def test_use_leaves_no_trace_in_the_saved_files(build: Callable[..., Student], t
         files.append({path.name: path.read_bytes() for path in (tmp_path / name / "tokenizer").iterdir()})
         student.prepare_captions(["a longer caption than before", "short"])
     assert files[0] == files[1]
+
+
+def test_the_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    for write, said in (
+        (lambda: None, "holds config.json and preprocessor_config.json; add config.json"),
+        (lambda: (tmp_path / "config.json").write_text("{"), "Its config.json is no JSON"),
+        (lambda: (tmp_path / "config.json").write_text("{}"), "add preprocessor_config.json"),
+        (lambda: (tmp_path / "preprocessor_config.json").write_text("{"), "Its preprocessor_config.json is no JSON"),
+        (lambda: (tmp_path / "preprocessor_config.json").write_text("{}"), "name a model whose processor"),
+    ):
+        write()
+        with pytest.raises(ModelError) as refused:
+            ProcessorImages.from_folder(tmp_path)
+        assert said in str(refused.value)
